@@ -1,0 +1,9 @@
+"""The error that users see when an image file cannot be read or written."""
+
+
+class ImageError(ValueError):
+    """One clear sentence: names the file, says what was found, and what to do."""
+
+
+class Refusal(ValueError):
+    """The predicate of an ``ImageError`` ("is a GIF: ..."); the public functions put the file's name before it."""

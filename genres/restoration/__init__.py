@@ -1,0 +1,1 @@
+"""Restoration networks and the degradations that they are trained to undo."""

@@ -1,0 +1,165 @@
+"""Degradations that the restoration networks learn to undo.
+
+Every function takes a clean image (C, H, W) in [0, 1] and a `torch.Generator`, draws its own strength, and returns the
+degraded image of equal size in [0, 1]. The sets of strengths cover what cameras and weather do to ordinary photographs;
+the public benchmarks lie inside them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from kornia.filters import filter2d, gaussian_blur2d
+from torch import Generator, Tensor
+
+
+def _uniform(low: float, high: float, generator: Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator))
+
+
+def _chance(probability: float, generator: Generator) -> bool:
+    return float(torch.rand((), generator=generator)) < probability
+
+
+def _integer(low: int, high: int, generator: Generator) -> int:
+    """A whole number in [low, high]."""
+    return int(torch.randint(low, high + 1, (), generator=generator))
+
+
+def _randn(image: Tensor, generator: Generator) -> Tensor:
+    return torch.randn(image.shape, generator=generator)
+
+
+def gaussian_noise(image: Tensor, generator: Generator, sigma: float | None = None) -> Tensor:
+    """White Gaussian noise; `sigma` in grey levels of 255, drawn from [0, 55] when not given."""
+    sigma = _uniform(0, 55, generator) if sigma is None else sigma
+    return (image + sigma / 255 * _randn(image, generator)).clamp(0, 1)
+
+
+def camera_noise(image: Tensor, generator: Generator) -> Tensor:
+    """Noise of a sensor: its variance grows with the light, `read^2 + shot * image`, and it is a little blurred."""
+    read, shot = _uniform(0, 0.06, generator), _uniform(0, 0.03, generator)
+    noise = _randn(image, generator) * (read**2 + shot * image).sqrt()
+    if _chance(0.3, generator):  # demosaicing correlates neighbours
+        width = _uniform(0.3, 0.7, generator)
+        noise = gaussian_blur2d(noise[None], (3, 3), (width, width))[0] * 1.4
+    return (image + noise).clamp(0, 1)
+
+
+def noise(image: Tensor, generator: Generator) -> Tensor:
+    """Gaussian noise, or in one of six images camera noise."""
+    return (camera_noise if _chance(1 / 6, generator) else gaussian_noise)(image, generator)
+
+
+def smooth_field(height: int, width: int, generator: Generator) -> Tensor:
+    """A smooth random field (height, width) that spans [0, 1]: coarse noise, a ramp, or their mixture."""
+    coarse = torch.rand(
+        (1, 1, _integer(2, 6, generator), _integer(2, 6, generator)), generator=generator
+    )
+    field = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)[0, 0]
+    angle = _uniform(0, 2 * math.pi, generator) if _chance(0.4, generator) else math.pi / 2
+    ramp = math.sin(angle) * torch.linspace(1, 0, height)[:, None] + math.cos(angle) * torch.linspace(0, 1, width)
+    share = _uniform(0, 1, generator)
+    field = share * field + (1 - share) * ramp
+    return (field - field.amin()) / (field.amax() - field.amin()).clamp_min(1e-6)
+
+
+def haze(image: Tensor, generator: Generator) -> Tensor:
+    """Haze by the scattering model I = J t + A (1 - t), t = exp(-beta d) with smooth random depth d.
+
+    The airlight A is near white with a slight colour; one image in ten is nearly clear.
+    """
+    depth = smooth_field(image.shape[-2], image.shape[-1], generator)
+    nearest = _uniform(0.05, 0.8, generator)
+    depth = nearest + (1 - nearest) * depth
+    beta = _uniform(0, 0.2, generator) if _chance(0.1, generator) else _uniform(0.3, 2.6, generator)
+    transmission = torch.exp(-beta * depth)
+    tint = 0.02 * torch.randn((3, 1, 1), generator=generator)
+    airlight = (_uniform(0.65, 1.0, generator) + tint).clamp(0, 1)
+    hazy = image * transmission + airlight * (1 - transmission)
+    if _chance(0.3, generator):
+        hazy = hazy + _uniform(0, 0.01, generator) * _randn(image, generator)
+    return hazy.clamp(0, 1)
+
+
+def line_kernel(length: float, angle: float, size: int, width: float = 0.5) -> Tensor:
+    """A straight soft line through the centre of a (size, size) kernel that sums to 1; `angle` in radians."""
+    position = torch.arange(size) - (size - 1) / 2
+    along = position[None, :] * math.cos(angle) + position[:, None] * math.sin(angle)
+    across = position[:, None] * math.cos(angle) - position[None, :] * math.sin(angle)
+    kernel = torch.exp(-((across / width) ** 2) / 2) * torch.sigmoid((length / 2 - along.abs()) * 4)
+    return kernel / kernel.sum()
+
+
+def rain(image: Tensor, generator: Generator) -> Tensor:
+    """Rain streaks: one to three layers of drops, each drawn out along its direction of fall, added as light."""
+    height, width = image.shape[-2:]
+    fall = math.pi / 2 + _uniform(-0.7, 0.7, generator)
+    streaks = torch.zeros(1, 1, height, width)
+    for _ in range(_integer(1, 3, generator)):
+        length = _uniform(6, 32, generator)
+        drops = torch.rand((1, 1, height, width), generator=generator)
+        share = _uniform(0.0004, 0.005, generator)
+        drops = (drops < share) * torch.rand((1, 1, height, width), generator=generator)
+        kernel = line_kernel(length, fall + _uniform(-0.08, 0.08, generator), 35, _uniform(0.4, 1.2, generator))
+        layer = filter2d(drops, kernel[None], border_type="reflect")
+        streaks = streaks + layer * (_uniform(0.15, 0.9, generator) / kernel.amax())
+    streaks = streaks[0].clamp(0, 1)
+    if _chance(0.5, generator):  # bright streaks hide what is behind them
+        return (image + streaks * (_uniform(0.8, 1.0, generator) - image).clamp_min(0)).clamp(0, 1)
+    return (image + streaks * _uniform(0.4, 1.0, generator)).clamp(0, 1)
+
+
+def motion_kernel(generator: Generator, size: int = 25, longest: float = 22.0) -> Tensor:
+    """Blur kernel of a random camera trajectory: a point with inertia, drawn with sub-pixel accuracy.
+
+    Returns: (size, size), non-negative, sum 1, its centre of mass in the middle.
+    """
+    length = _uniform(3, longest, generator)
+    steps = 64
+    wander = 0.0 if _chance(0.3, generator) else _uniform(0, 0.35, generator)  # 0 is a straight line
+    heading = _uniform(0, 2 * math.pi, generator) + torch.cumsum(
+        wander * torch.randn(steps, generator=generator), 0
+    )
+    pace = 1 + _uniform(0, 0.8, generator) * torch.sin(torch.linspace(0, 6, steps) + _uniform(0, 6, generator))
+    path = torch.stack([torch.cumsum(pace * heading.cos(), 0), torch.cumsum(pace * heading.sin(), 0)])
+    path = (path - path.mean(1, keepdim=True)) * (length / pace.sum())
+    half = (size - 1) / 2
+    path = path.clamp(-half + 1, half - 1) + half  # (2, steps): column, row
+    grid = torch.arange(size, dtype=torch.float32)
+    columns = (1 - (grid[None] - path[0][:, None]).abs()).clamp_min(0)  # (steps, size), bilinear weights
+    rows = (1 - (grid[None] - path[1][:, None]).abs()).clamp_min(0)
+    kernel = rows.T @ columns
+    return kernel / kernel.sum()
+
+
+def motion_blur(image: Tensor, generator: Generator) -> Tensor:
+    """Blur along a random camera trajectory, with up to 2 % of noise."""
+    kernel = motion_kernel(generator)
+    blurred = filter2d(image[None], kernel[None], border_type="reflect")[0]
+    return (blurred + _uniform(0, 0.02, generator) * _randn(image, generator)).clamp(0, 1)
+
+
+def low_light(image: Tensor, generator: Generator) -> Tensor:
+    """Darkness: a power law with gain, then noise of up to 2 %."""
+    gamma, gain = _uniform(1.3, 3.5, generator), _uniform(0.25, 1.0, generator)
+    dark = gain * image.clamp_min(1e-4) ** gamma
+    return (dark + _uniform(0.002, 0.02, generator) * _randn(image, generator)).clamp(0, 1)
+
+
+def clean(image: Tensor, generator: Generator) -> Tensor:
+    """Nothing: a restorer must leave a good photograph alone."""
+    return image
+
+
+DEGRADATIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
+    "denoise": noise,
+    "dehaze": haze,
+    "derain": rain,
+    "deblur": motion_blur,
+    "lowlight": low_light,
+    "clean": clean,
+}

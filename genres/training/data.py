@@ -1,0 +1,107 @@
+"""Pairs of degraded and clean patches, cut from photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from genres.restoration.degradations import DEGRADATIONS
+
+# Haze and darkness are properties of a scene: their patches come from reduced photographs, so that a patch holds much
+# of the scene. The others are properties of pixels.
+SCENE_TASKS = ("dehaze", "lowlight")
+MARGIN = 16  # pixels around a patch that blur may draw from
+
+
+@dataclass
+class Pyramid:
+    """One photograph at falling sizes: the first level at most `side` pixels on its short side, then halved."""
+
+    levels: list[np.ndarray]
+
+
+def load_pyramid(path: Path, side: int = 768, smallest: int = 96) -> Pyramid:
+    """Read a photograph and reduce it at least twice, which hides the traces of its compression.
+
+    Returns: levels (H, W, 3) uint8 RGB.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f"{path} cannot be read as an image; remove it from the folder of photographs.")
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    scale = min(0.5, side / min(image.shape[:2]))
+    levels = [_reduce(image, scale)]
+    while min(levels[-1].shape[:2]) >= 2 * smallest:
+        levels.append(_reduce(levels[-1], 0.5))
+    return Pyramid(levels)
+
+
+def _reduce(image: np.ndarray, scale: float) -> np.ndarray:
+    height, width = image.shape[:2]
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+class DegradedPatches(Dataset):
+    """Endless supply of training pairs; item i is a function of (seed, i) alone, so a run can be resumed anywhere.
+
+    Args:
+        pyramids: the photographs.
+        tasks: degradation name -> relative frequency.
+        crop: side of the patches.
+        seed: of the whole run.
+        first, count: items first..first + count - 1 are served.
+
+    Items: degraded (3, crop, crop) and clean (3, crop, crop), both in [0, 1] on the 8-bit grid.
+    """
+
+    def __init__(
+        self, pyramids: Sequence[Pyramid], tasks: dict[str, float], crop: int, seed: int, first: int, count: int
+    ):
+        unknown = set(tasks) - set(DEGRADATIONS)
+        if unknown:
+            raise ValueError(f"Unknown tasks {sorted(unknown)}; choose from {sorted(DEGRADATIONS)}.")
+        self.pyramids, self.crop, self.seed, self.first, self.count = pyramids, crop, seed, first, count
+        self.names = list(tasks)
+        self.frequencies = np.array([tasks[name] for name in self.names], dtype=np.float64)
+        self.frequencies /= self.frequencies.sum()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        random = np.random.default_rng([self.seed, self.first + index])
+        task = self.names[random.choice(len(self.names), p=self.frequencies)]
+        margin = MARGIN if task == "deblur" else 0
+        clean = self._patch(random, self.crop + 2 * margin, task in SCENE_TASKS)
+        generator = torch.Generator().manual_seed(int(random.integers(2**62)))
+        degraded = DEGRADATIONS[task](clean, generator)
+        if margin:
+            clean, degraded = (x[:, margin:-margin, margin:-margin] for x in (clean, degraded))
+        return (degraded * 255).round() / 255, clean.contiguous()
+
+    def _patch(self, random: np.random.Generator, side: int, scene: bool) -> Tensor:
+        pyramid = self.pyramids[random.integers(len(self.pyramids))]
+        fitting = [level for level in pyramid.levels if min(level.shape[:2]) >= side]
+        if not fitting:
+            raise ValueError(f"A photograph is smaller than twice the patch of {side} pixels; remove it or crop less.")
+        if scene:
+            level = fitting[-1 - random.integers(min(3, len(fitting)))]
+        else:
+            level = fitting[random.choice(len(fitting[:3]), p=_SHARE[len(fitting[:3])])]
+        top = random.integers(level.shape[0] - side + 1)
+        left = random.integers(level.shape[1] - side + 1)
+        patch = level[top : top + side, left : left + side]
+        patch = np.rot90(patch, random.integers(4)) if not scene else patch
+        patch = patch[:, ::-1] if random.integers(2) else patch
+        return torch.from_numpy(np.ascontiguousarray(patch)).permute(2, 0, 1).float() / 255
+
+
+_SHARE = {1: [1.0], 2: [0.7, 0.3], 3: [0.6, 0.3, 0.1]}  # how often pixel tasks use the finest, second and third level

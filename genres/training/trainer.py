@@ -1,0 +1,263 @@
+"""One trainer for restoration networks, on accelerate. A recipe is a small YAML file; see docs/training.md.
+
+A run is a function of its recipe: patch i depends on (seed, i) alone, and a checkpoint holds weights, optimiser, moving
+average and step, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch.utils.data import DataLoader
+
+from genres.training.data import DegradedPatches, load_pyramid
+from genres.training.losses import LOSSES
+from genres.training.optimizers import NorMuon, split_parameters
+
+MODELS = {
+    "AdaIR": "genres.restoration.ada_ir",
+    "DEANet": "genres.restoration.dea_net",
+}
+
+
+@dataclass
+class Stage:
+    """A part of the run with patches of one size."""
+
+    steps: int
+    crop: int
+    batch: int
+
+
+@dataclass
+class Recipe:
+    """What a run needs. Every field has the name that it has in the YAML file."""
+
+    name: str
+    model: str  # a key of MODELS
+    config: dict[str, Any]  # arguments of the model
+    tasks: dict[str, float]  # degradation -> relative frequency
+    stages: list[Stage]
+    loss: str = "log_error"
+    optimizer: str = "adamw"  # or normuon
+    learning_rate: float = 3e-4
+    adam_learning_rate: float = 1e-3  # of the parameters that are no matrices, with normuon
+    weight_decay: float = 0.0
+    warmup: int = 500  # steps
+    decay: float = 0.3  # the rate stays constant, then falls to zero over this last share of the run
+    clip: float = 1.0  # largest norm of the gradient
+    ema: float = 0.999  # decay of the moving average of the weights
+    zero: list[str] = field(default_factory=list)  # parameters set to zero before the first step
+    precision: str = "no"  # or bf16, fp16 (automatic mixed precision)
+    seed: int = 0
+    photos: str | None = None  # folder of own photographs; none: the free ones that `genres` fetches
+    checkpoint_steps: int = 500
+    workers: int = 0
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a YAML recipe; unknown or missing fields are named in the error."""
+    values = yaml.safe_load(Path(path).read_text())
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is no recipe: it must hold fields such as name, model, tasks and stages.")
+    known = {f.name for f in dataclasses.fields(Recipe)}
+    needed = {"name", "model", "config", "tasks", "stages"}
+    if set(values) - known or needed - set(values):
+        wrong = ", ".join(sorted(set(values) - known)) or "none"
+        missing = ", ".join(sorted(needed - set(values))) or "none"
+        raise ValueError(f"{path} has unknown fields: {wrong}; and lacks: {missing}.")
+    try:
+        values["stages"] = [Stage(**stage) for stage in values["stages"]]
+    except TypeError as error:
+        raise ValueError(f"{path}: every stage has steps, crop and batch ({error}).") from error
+    recipe = Recipe(**values)
+    for label, value, choices in (
+        ("model", recipe.model, MODELS),
+        ("loss", recipe.loss, LOSSES),
+        ("optimizer", recipe.optimizer, ("adamw", "normuon")),
+    ):
+        if value not in choices:
+            raise ValueError(f"{path}: {label} {value!r} is not one of {', '.join(sorted(choices))}.")
+    return recipe
+
+
+def build_model(recipe: Recipe) -> torch.nn.Module:
+    """The network of a recipe, freshly initialised from its seed."""
+    set_seed(recipe.seed)
+    model = getattr(importlib.import_module(MODELS[recipe.model]), recipe.model)(**recipe.config)
+    parameters = dict(model.named_parameters())
+    for name in recipe.zero:
+        torch.nn.init.zeros_(parameters[name])
+    return model
+
+
+def learning_rate_factor(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, a plateau, then a linear fall to zero (warm-up, stable, decay)."""
+    falling = max(1, round(recipe.steps * recipe.decay))
+    return min(1.0, (step + 1) / max(1, recipe.warmup), (recipe.steps - step) / falling)
+
+
+def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "normuon":
+        groups = split_parameters(model, recipe.adam_learning_rate)
+        return NorMuon(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+
+def _photographs(recipe: Recipe) -> list[Path]:
+    if recipe.photos:
+        suffixes = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+        paths = sorted(p for p in Path(recipe.photos).expanduser().rglob("*") if p.suffix.lower() in suffixes)
+        if not paths:
+            raise ValueError(f"No photographs were found in {recipe.photos}; give a folder that holds some.")
+        return paths
+    from genres.training.photos import fetch_photos
+
+    return [photo.path for photo in fetch_photos() if photo.split == "train"]
+
+
+class MovingAverage:
+    """Exponential moving average of the parameters; its decay grows from 0 so that early steps do not linger."""
+
+    def __init__(self, model: torch.nn.Module, decay: float):
+        self.decay = decay
+        self.shadow = {name: p.detach().clone() for name, p in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: torch.nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        shadow, current = list(self.shadow.values()), list(model.state_dict().values())
+        torch._foreach_lerp_(shadow, current, 1 - decay)
+
+
+def _save_checkpoint(folder: Path, accelerator: Accelerator, average: MovingAverage, step: int) -> None:
+    """Write beside, then rename; only the newest checkpoint is kept."""
+    if not accelerator.is_main_process:
+        return
+    new = folder / "checkpoint.new"
+    shutil.rmtree(new, ignore_errors=True)
+    accelerator.save_state(str(new), safe_serialization=True)
+    torch.save({"step": step, "average": average.shadow}, new / "average.pt")
+    old = folder / "checkpoint.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if (folder / "checkpoint").exists():
+        os.replace(folder / "checkpoint", old)
+    os.replace(new, folder / "checkpoint")
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _load_checkpoint(folder: Path, accelerator: Accelerator, average: MovingAverage) -> int:
+    """Returns the number of finished steps."""
+    for name in ("checkpoint", "checkpoint.old"):  # .old: interrupted between the two renames
+        if (folder / name / "average.pt").exists():
+            accelerator.load_state(str(folder / name))
+            saved = torch.load(folder / name / "average.pt", map_location="cpu", weights_only=True)
+            for key, value in saved["average"].items():
+                average.shadow[key].copy_(value)
+            return saved["step"]
+    return 0
+
+
+def _batches(recipe: Recipe, pyramids: list, step: int, accelerator: Accelerator) -> Iterator:
+    """The batches of all stages from `step` on."""
+    begin, item = 0, 0
+    for number, stage in enumerate(recipe.stages):
+        skipped = min(max(step - begin, 0), stage.steps)
+        if skipped < stage.steps:
+            data = DegradedPatches(
+                pyramids,
+                recipe.tasks,
+                stage.crop,
+                recipe.seed,
+                item + skipped * stage.batch,
+                (stage.steps - skipped) * stage.batch,
+            )
+            loader = DataLoader(data, batch_size=stage.batch // accelerator.num_processes, num_workers=recipe.workers)
+            yield from accelerator.prepare(loader)
+        begin, item = begin + stage.steps, item + stage.steps * stage.batch
+
+
+def train(
+    recipe: Recipe,
+    folder: str | Path,
+    report: Callable[[dict], None] | None = None,
+    stop_at: int | None = None,
+) -> Path:
+    """Run a recipe to its end, or go on with an interrupted run in the same folder.
+
+    Args:
+        recipe: what to train.
+        folder: receives checkpoints, `log.jsonl`, and at the end the model folder `model`.
+        report: called every 50 steps with step, loss, rate and seconds per step.
+        stop_at: stop after this step as if interrupted.
+
+    Returns: the folder of the finished model (config and float16 weights of the moving average).
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_flush_denormal(True)
+    accelerator = Accelerator(mixed_precision=recipe.precision)
+    plain = build_model(recipe).to(memory_format=torch.channels_last)
+    average = MovingAverage(plain.to(accelerator.device), recipe.ema)
+    model, optimizer = accelerator.prepare(plain, _optimizer(plain, recipe))
+    step = _load_checkpoint(folder, accelerator, average)
+    rates = [group["lr"] for group in _optimizer(plain, recipe).param_groups]
+    pyramids = [load_pyramid(path) for path in _photographs(recipe)]
+    loss_function = LOSSES[recipe.loss]
+    model.train()
+    losses: list[torch.Tensor] = []
+    since = time.perf_counter()
+    for degraded, target in _batches(recipe, pyramids, step, accelerator):
+        factor = learning_rate_factor(step, recipe)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+        output = model(degraded.contiguous(memory_format=torch.channels_last))
+        loss = loss_function(output.float(), target)
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        average.update(accelerator.unwrap_model(model), step)
+        losses.append(loss.detach())
+        step += 1
+        if step % 50 == 0:
+            seconds = (time.perf_counter() - since) / len(losses)
+            entry = {"step": step, "loss": torch.stack(losses).mean().item(), "rate": factor, "seconds": seconds}
+            losses, since = [], time.perf_counter()
+            if accelerator.is_main_process:
+                with open(folder / "log.jsonl", "a") as log:
+                    log.write(json.dumps(entry) + "\n")
+            if report:
+                report(entry)
+        if step % recipe.checkpoint_steps == 0 or step == recipe.steps:
+            _save_checkpoint(folder, accelerator, average, step)
+        if step == stop_at:
+            return folder
+    return save_model(recipe, average, folder / "model")
+
+
+def save_model(recipe: Recipe, average: MovingAverage, folder: Path) -> Path:
+    """Write the averaged network as a diffusers folder in float16, deployed where the network has such a form."""
+    model = build_model(recipe)
+    model.load_state_dict(average.shadow)
+    if hasattr(model, "merge"):
+        model.merge()
+    model.half().save_pretrained(folder)
+    return folder
