@@ -12,10 +12,15 @@ from torch import Tensor
 ALEXNET = "alexnet-owt-7be5be79.pth"
 
 
+def _check_sizes(image: Tensor, reference: Tensor) -> None:
+    if image.shape != reference.shape:
+        sizes = f"{tuple(image.shape)}, {tuple(reference.shape)}"
+        raise ValueError(f"Images of different size cannot be compared: {sizes}.")
+
+
 def psnr(image: Tensor, reference: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of images in [0, 1], over all elements together; infinite when equal."""
-    if image.shape != reference.shape:
-        raise ValueError(f"Images of different size cannot be compared: {tuple(image.shape)}, {tuple(reference.shape)}.")
+    _check_sizes(image, reference)
     error = (image.double() - reference.double()).square().mean().item()
     return math.inf if error == 0 else -10 * math.log10(error)
 
@@ -28,8 +33,7 @@ def ssim(image: Tensor, reference: Tensor) -> float:
     """
     from kornia.metrics import ssim as ssim_map
 
-    if image.shape != reference.shape:
-        raise ValueError(f"Images of different size cannot be compared: {tuple(image.shape)}, {tuple(reference.shape)}.")
+    _check_sizes(image, reference)
     if min(image.shape[-2:]) < 11:
         raise ValueError(f"SSIM needs sides of at least 11 pixels, not {tuple(image.shape[-2:])}.")
     values = ssim_map(image[None].float(), reference[None].float(), window_size=11, padding="valid")
@@ -42,8 +46,7 @@ def lpips_distance(image: Tensor, reference: Tensor) -> float:
     Zhang et al., "The unreasonable effectiveness of deep features as a perceptual metric" (2018). The weights of
     AlexNet are read from torch's cache and never downloaded. Sides of at least 32 pixels.
     """
-    if image.shape != reference.shape:
-        raise ValueError(f"Images of different size cannot be compared: {tuple(image.shape)}, {tuple(reference.shape)}.")
+    _check_sizes(image, reference)
     if min(image.shape[-2:]) < 32:
         raise ValueError(f"LPIPS needs sides of at least 32 pixels, not {tuple(image.shape[-2:])}.")
     network = _lpips_network(Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET)
@@ -54,7 +57,9 @@ def lpips_distance(image: Tensor, reference: Tensor) -> float:
 @cache
 def _lpips_network(alexnet: Path) -> torch.nn.Module:
     if not alexnet.is_file():
-        raise ValueError(f"LPIPS needs the weights of AlexNet, which are not here: put {ALEXNET} into {alexnet.parent}.")
+        raise ValueError(
+            f"LPIPS needs the weights of AlexNet, which are not here: put {ALEXNET} into {alexnet.parent}."
+        )
     import lpips
 
     network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)  # its own layers come with the package

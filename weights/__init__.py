@@ -68,7 +68,7 @@ def embedded_folder(name: str) -> Path:
 
 
 # The embedded model that serves a task best, by the results in docs/results.md.
-DEFAULTS = {task: "adair-all-in-one" for task in TASKS} | {"dehaze": "dea-net-haze"}
+DEFAULTS = dict.fromkeys(TASKS, "adair-all-in-one") | {"dehaze": "dea-net-haze"}
 
 
 def default_model(task: str = "auto") -> str:

@@ -20,7 +20,7 @@ def _accumulator(x: Tensor) -> torch.dtype:
 
 
 def _chunks(tokens: Tensor, longest: int = 4096) -> Tensor:
-    """(B, P, C) -> (B, n, P/n, C): long sums over pixels are taken in parts, which is more exact and runs in parallel."""
+    """(B, P, C) -> (B, n, P/n, C): long sums over pixels in parts are more exact and run in parallel."""
     n, pixels = 1, tokens.shape[1]
     while pixels // n > longest and pixels % (2 * n) == 0:
         n *= 2
@@ -66,7 +66,7 @@ def _mix_and_project(weights: Tensor, value: Tensor, projection: nn.Conv2d) -> T
 
     (B, heads, c, c), (B, C, H, W) -> (B, C_out, H, W).
     """
-    b, heads, width, _ = weights.shape
+    heads, width = weights.shape[1:3]
     matrix = projection.weight.view(-1, heads, width)  # (C_out, heads, c)
     mixed = torch.einsum("ohc,bhcd->bhdo", matrix.to(weights.dtype), weights)  # (B, heads, c, C_out)
     out = _tokens(value) @ mixed.flatten(1, 2).to(value.dtype)  # (B, P, C_out)

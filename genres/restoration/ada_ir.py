@@ -53,7 +53,9 @@ def frequency_window(rates: Tensor, height: int, width: int) -> Tensor:
 
     def box(side: int, rate: Tensor) -> Tensor:
         half = (side // 128 * rate).int()[:, None]  # (B, 1)
-        position = (torch.arange(side, device=rate.device) + side // 2) % side - side // 2  # after fftshift by side // 2
+        position = (
+            torch.arange(side, device=rate.device) + side // 2
+        ) % side - side // 2  # after fftshift by side // 2
         return (position >= -half) & (position < half)  # (B, side)
 
     return (box(height, rates[:, 0])[:, :, None] & box(width, rates[:, 1])[:, None, :])[:, None].to(rates.dtype)
@@ -189,6 +191,7 @@ class AdaIR(ModelMixin, ConfigMixin):
         super().__init__()
         if in_channels != out_channels and 1 not in (in_channels, out_channels):
             raise ValueError(f"An image of {in_channels} channels cannot be added to one of {out_channels} channels.")
+        self.stem = stem
         widths = [dim, dim * 2, dim * 4, dim * 8]
         for width, head in zip([*widths, widths[1]], [*heads, heads[0]], strict=True):
             if width % head:
@@ -234,14 +237,15 @@ class AdaIR(ModelMixin, ConfigMixin):
     @property
     def size_multiple(self) -> int:
         """Sides of the input must be multiples of this."""
-        return 8 * self.config.stem
+        return 8 * self.stem
 
     def forward(self, image: Tensor) -> Tensor:
         if image.shape[-2] % self.size_multiple or image.shape[-1] % self.size_multiple:
             height, width = image.shape[-2:]
             raise ValueError(f"Pad the image of {height}x{width} to sides that are multiples of {self.size_multiple}.")
-        stem = self.config.stem
-        x = self.embed(F.pixel_unshuffle(image, stem) if stem > 1 else image)  # (B, d, H, W), H and W over stem
+        x = self.embed(
+            F.pixel_unshuffle(image, self.stem) if self.stem > 1 else image
+        )  # (B, d, H, W), H and W over stem
         level1 = self.encoder1(x)  # (B, d, H, W)
         level2 = self.encoder2(self.down1(level1))  # (B, 2d, H/2, W/2)
         level3 = self.encoder3(self.down2(level2))  # (B, 4d, H/4, W/4)
@@ -253,4 +257,4 @@ class AdaIR(ModelMixin, ConfigMixin):
         x = self.frequency2(image, x) if self.frequency2 else x
         x = self.decoder1(torch.cat([self.up1(x), level1], 1))  # (B, 2d, H, W)
         x = self.output(self.refinement(x))  # (B, out_channels * stem^2, H, W)
-        return image + (F.pixel_shuffle(x, stem) if stem > 1 else x)
+        return image + (F.pixel_shuffle(x, self.stem) if self.stem > 1 else x)

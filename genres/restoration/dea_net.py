@@ -85,9 +85,8 @@ class DetailEnhancedConv(nn.Module):
     @torch.no_grad()
     def merged(self) -> nn.Conv2d:
         weight, bias = self.kernel()
-        conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, device=weight.device, dtype=weight.dtype)
-        conv.weight.copy_(weight)
-        conv.bias.copy_(bias)
+        conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1)
+        conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
         return conv
 
     def forward(self, x: Tensor) -> Tensor:
@@ -189,6 +188,7 @@ class DEANet(ModelMixin, ConfigMixin):
         global_residual: bool = False,
     ):
         super().__init__()
+        self.stem, self.global_residual = stem, global_residual
         b = base_dim
 
         def blocks(count: int, channels: int, attention: bool = False) -> nn.Sequential:
@@ -216,12 +216,12 @@ class DEANet(ModelMixin, ConfigMixin):
     @property
     def size_multiple(self) -> int:
         """Sides of the input must be multiples of this."""
-        return 4 * self.config.stem
+        return 4 * self.stem
 
     @property
     def minimum_size(self) -> int:
         """Sides of the input must be at least this."""
-        return 16 * self.config.stem
+        return 16 * self.stem
 
     def merge(self) -> DEANet:
         """Turn every detail-enhanced convolution into the plain one of equal output. Works in place."""
@@ -238,13 +238,14 @@ class DEANet(ModelMixin, ConfigMixin):
                 f"Pad the image of {height}x{width} to sides that are multiples of {self.size_multiple} "
                 f"and at least {self.minimum_size}."
             )
-        stem = self.config.stem
-        x = self.embed(F.pixel_unshuffle(image, stem) if stem > 1 else image)  # (B, b, H, W), H and W over stem
+        x = self.embed(
+            F.pixel_unshuffle(image, self.stem) if self.stem > 1 else image
+        )  # (B, b, H, W), H and W over stem
         level2 = F.relu(self.down2(self.encoder1(x)))  # (B, 2b, H/2, W/2)
         level3 = F.relu(self.down3(self.encoder2(self.enter2(level2))))  # (B, 4b, H/4, W/4)
         x = self.fusion3(level3, self.level3(self.enter3(level3)))  # (B, 4b, H/4, W/4)
         x = self.decoder2(F.relu(self.up2(x)))  # (B, 2b, H/2, W/2)
         x = self.decoder1(F.relu(self.up1(self.fusion2(level2, x))))  # (B, b, H, W)
         x = self.output(x)  # (B, 3 * stem^2, H, W)
-        x = F.pixel_shuffle(x, stem) if stem > 1 else x
-        return image + x if self.config.global_residual else x
+        x = F.pixel_shuffle(x, self.stem) if self.stem > 1 else x
+        return image + x if self.global_residual else x

@@ -56,9 +56,7 @@ def noise(image: Tensor, generator: Generator) -> Tensor:
 
 def smooth_field(height: int, width: int, generator: Generator) -> Tensor:
     """A smooth random field (height, width) that spans [0, 1]: coarse noise, a ramp, or their mixture."""
-    coarse = torch.rand(
-        (1, 1, _integer(2, 6, generator), _integer(2, 6, generator)), generator=generator
-    )
+    coarse = torch.rand((1, 1, _integer(2, 6, generator), _integer(2, 6, generator)), generator=generator)
     field = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)[0, 0]
     angle = _uniform(0, 2 * math.pi, generator) if _chance(0.4, generator) else math.pi / 2
     ramp = math.sin(angle) * torch.linspace(1, 0, height)[:, None] + math.cos(angle) * torch.linspace(0, 1, width)
@@ -121,9 +119,7 @@ def motion_kernel(generator: Generator, size: int = 25, longest: float = 22.0) -
     length = _uniform(3, longest, generator)
     steps = 64
     wander = 0.0 if _chance(0.3, generator) else _uniform(0, 0.35, generator)  # 0 is a straight line
-    heading = _uniform(0, 2 * math.pi, generator) + torch.cumsum(
-        wander * torch.randn(steps, generator=generator), 0
-    )
+    heading = _uniform(0, 2 * math.pi, generator) + torch.cumsum(wander * torch.randn(steps, generator=generator), 0)
     pace = 1 + _uniform(0, 0.8, generator) * torch.sin(torch.linspace(0, 6, steps) + _uniform(0, 6, generator))
     path = torch.stack([torch.cumsum(pace * heading.cos(), 0), torch.cumsum(pace * heading.sin(), 0)])
     path = (path - path.mean(1, keepdim=True)) * (length / pace.sum())

@@ -88,7 +88,7 @@ class DegradedPatches(Dataset):
         return (degraded * 255).round() / 255, clean.contiguous()
 
     def _patch(self, random: np.random.Generator, side: int, scene: bool) -> Tensor:
-        pyramid = self.pyramids[random.integers(len(self.pyramids))]
+        pyramid = self.pyramids[int(random.integers(len(self.pyramids)))]
         fitting = [level for level in pyramid.levels if min(level.shape[:2]) >= side]
         if not fitting:
             raise ValueError(f"A photograph is smaller than twice the patch of {side} pixels; remove it or crop less.")
@@ -99,7 +99,7 @@ class DegradedPatches(Dataset):
         top = random.integers(level.shape[0] - side + 1)
         left = random.integers(level.shape[1] - side + 1)
         patch = level[top : top + side, left : left + side]
-        patch = np.rot90(patch, random.integers(4)) if not scene else patch
+        patch = np.rot90(patch, int(random.integers(4))) if not scene else patch
         patch = patch[:, ::-1] if random.integers(2) else patch
         return torch.from_numpy(np.ascontiguousarray(patch)).permute(2, 0, 1).float() / 255
 

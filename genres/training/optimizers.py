@@ -26,13 +26,14 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 class NorMuon(torch.optim.Optimizer):
     """NorMuon: Muon with a second moment per neuron (arXiv 2510.05491), Adam for everything that is not a matrix.
 
-    Groups with `adam=True` take Adam steps; `split_parameters` makes the groups. Convolution weights are flattened to
-    (out, in * height * width), so that a row is a neuron.
+    Groups with `adam=True` take Adam steps; `split_parameters` makes the groups.
 
     Args:
         lr: learning rate of the matrices; Adam groups give their own.
         momentum, beta2: decay of the first moment, and of the row-wise second moment.
         weight_decay: decoupled.
+        conv: "neuron" flattens convolution weights to (out, in * height * width), so that a row is a neuron;
+            "published" takes the second moment and the norm kernel by kernel, as the authors' code does.
     """
 
     def __init__(
@@ -43,7 +44,10 @@ class NorMuon(torch.optim.Optimizer):
         beta2: float = 0.95,
         weight_decay: float = 0.0,
         adam_betas: tuple[float, float] = (0.9, 0.95),
+        conv: str = "neuron",
     ):
+        if conv not in ("neuron", "published"):
+            raise ValueError(f"conv must be 'neuron' or 'published', not {conv!r}.")
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -51,6 +55,7 @@ class NorMuon(torch.optim.Optimizer):
             "weight_decay": weight_decay,
             "adam_betas": adam_betas,
             "adam": False,
+            "conv": conv,
         }
         super().__init__(params, defaults)
 
@@ -66,28 +71,28 @@ class NorMuon(torch.optim.Optimizer):
                     continue
                 if group["weight_decay"]:
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                update = self._adam(parameter, group) if group["adam"] else self._muon(parameter, group)
+                update = (self._adam if group["adam"] else self._muon)(parameter, parameter.grad, group)
                 parameter.sub_(group["lr"] * update)
         return loss
 
-    def _muon(self, parameter: Tensor, group: dict) -> Tensor:
-        gradient = parameter.grad.flatten(1)
+    def _muon(self, parameter: Tensor, gradient: Tensor, group: dict) -> Tensor:
+        gradient = gradient if group["conv"] == "published" else gradient.flatten(1)
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(gradient)
-            state["second"] = torch.zeros_like(gradient[:, :1])
+            state["second"] = torch.zeros_like(gradient[..., :1])
         beta = group["momentum"]
         momentum = state["momentum"].lerp_(gradient, 1 - beta)
         direction = gradient.lerp(momentum, beta)  # Nesterov
         dtype = torch.bfloat16 if direction.is_cuda else torch.float32
-        direction = orthogonalise(direction.to(dtype)).to(gradient.dtype)
-        second = state["second"].lerp_(direction.square().mean(1, keepdim=True), 1 - group["beta2"])
+        direction = orthogonalise(direction.flatten(1).to(dtype)).to(gradient.dtype).view_as(gradient)
+        second = state["second"].lerp_(direction.square().mean(-1, keepdim=True), 1 - group["beta2"])
         normalised = direction / (second.sqrt() + 1e-10)
-        normalised = normalised * (direction.norm() / (normalised.norm() + 1e-10))
-        rows, columns = gradient.shape
-        return (normalised * max(1, rows / columns) ** 0.5).view_as(parameter)
+        kept, now = (torch.linalg.matrix_norm(x, keepdim=True) for x in (direction, normalised))
+        rows, columns = gradient.shape[-2:]
+        return (normalised * (kept / (now + 1e-10)) * max(1, rows / columns) ** 0.5).view_as(parameter)
 
-    def _adam(self, parameter: Tensor, group: dict) -> Tensor:
+    def _adam(self, parameter: Tensor, gradient: Tensor, group: dict) -> Tensor:
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros(())
@@ -95,15 +100,16 @@ class NorMuon(torch.optim.Optimizer):
             state["second"] = torch.zeros_like(parameter)
         state["step"] += 1
         beta1, beta2 = group["adam_betas"]
-        first = state["first"].lerp_(parameter.grad, 1 - beta1)
-        second = state["second"].lerp_(parameter.grad.square(), 1 - beta2)
+        first = state["first"].lerp_(gradient, 1 - beta1)
+        second = state["second"].lerp_(gradient.square(), 1 - beta2)
         step = float(state["step"])
         return first / (1 - beta1**step) / ((second / (1 - beta2**step)).sqrt() + 1e-10)
 
 
 def split_parameters(model: torch.nn.Module, adam_lr: float) -> list[dict]:
     """Parameter groups for `NorMuon`: matrices of 16 x 16 and more, and the rest for Adam with its own rate."""
-    matrices, rest = [], []
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
     for parameter in model.parameters():
         flat = parameter.shape[0], parameter[0].numel() if parameter.ndim > 1 else 1
         (matrices if parameter.ndim > 1 and min(flat) >= 16 else rest).append(parameter)

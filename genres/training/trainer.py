@@ -7,7 +7,6 @@ average and step, so an interrupted run goes on where it stopped.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import os
 import shutil
@@ -23,14 +22,13 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
+from genres.restoration.ada_ir import AdaIR
+from genres.restoration.dea_net import DEANet
 from genres.training.data import DegradedPatches, load_pyramid
 from genres.training.losses import LOSSES
 from genres.training.optimizers import NorMuon, split_parameters
 
-MODELS = {
-    "AdaIR": "genres.restoration.ada_ir",
-    "DEANet": "genres.restoration.dea_net",
-}
+MODELS: dict[str, type[AdaIR] | type[DEANet]] = {"AdaIR": AdaIR, "DEANet": DEANet}
 
 
 @dataclass
@@ -98,10 +96,10 @@ def read_recipe(path: str | Path) -> Recipe:
     return recipe
 
 
-def build_model(recipe: Recipe) -> torch.nn.Module:
+def build_model(recipe: Recipe) -> AdaIR | DEANet:
     """The network of a recipe, freshly initialised from its seed."""
     set_seed(recipe.seed)
-    model = getattr(importlib.import_module(MODELS[recipe.model]), recipe.model)(**recipe.config)
+    model = MODELS[recipe.model](**recipe.config)
     parameters = dict(model.named_parameters())
     for name in recipe.zero:
         torch.nn.init.zeros_(parameters[name])
@@ -178,7 +176,7 @@ def _load_checkpoint(folder: Path, accelerator: Accelerator, average: MovingAver
 def _batches(recipe: Recipe, pyramids: list, step: int, accelerator: Accelerator) -> Iterator:
     """The batches of all stages from `step` on."""
     begin, item = 0, 0
-    for number, stage in enumerate(recipe.stages):
+    for stage in recipe.stages:
         skipped = min(max(step - begin, 0), stage.steps)
         if skipped < stage.steps:
             data = DegradedPatches(
@@ -257,7 +255,7 @@ def save_model(recipe: Recipe, average: MovingAverage, folder: Path) -> Path:
     """Write the averaged network as a diffusers folder in float16, deployed where the network has such a form."""
     model = build_model(recipe)
     model.load_state_dict(average.shadow)
-    if hasattr(model, "merge"):
+    if isinstance(model, DEANet):
         model.merge()
     model.half().save_pretrained(folder)
     return folder

@@ -147,13 +147,13 @@ def test_name_outside_the_folder_is_refused(tmp_path, calls, monkeypatch, name):
 
 def test_missing_apt_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RuntimeError, match="apt-get is not here.*folder of your own photos"):
+    with pytest.raises(RuntimeError, match=r"apt-get is not here.*folder of your own photos"):
         photos.fetch_photos(tmp_path / "cache")
 
 
 def test_failed_download_gives_the_reason(tmp_path, monkeypatch):
     stand_in(tmp_path, monkeypatch, 'echo "E: Unable to locate package" >&2; exit 100')
-    with pytest.raises(RuntimeError, match="Unable to locate package.*folder of your own photos"):
+    with pytest.raises(RuntimeError, match=r"Unable to locate package.*folder of your own photos"):
         photos.fetch_photos(tmp_path / "cache")
 
 

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from weights import WeightsError
 from weights.official import ada_ir, dea_net
 
-PAPERS = (ada_ir, dea_net)
+PAPERS: tuple[ModuleType, ...] = (ada_ir, dea_net)
 NESTED = ("state_dict", "params_ema", "params", "model_state_dict", "model", "ema", "net")
 SUFFIXES = (".ckpt", ".pth", ".pt", ".pk", ".bin", ".safetensors")
 
@@ -83,7 +84,8 @@ def from_state(content: Mapping[str, Any], label: str) -> nn.Module:
         for prefix in ("", "module.", *paper.PREFIXES):
             inner = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
             if inner and paper.recognise(inner):
-                return _fill(*paper.build(inner), f"{label}, recognised as {paper.TITLE},")
+                model, renamed = paper.build(inner)
+                return _fill(model, renamed, f"{label}, recognised as {paper.TITLE},")
     raise WeightsError(
         f"{label} is of no known architecture ({len(state)} tensors, the first is {next(iter(state))!r}); "
         f"supported are: {', '.join(paper.TITLE for paper in PAPERS)}."

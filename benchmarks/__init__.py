@@ -1,0 +1,1 @@
+"""Side-by-side runs. Each prints a table and writes its figures as JSON below benchmarks/results."""
