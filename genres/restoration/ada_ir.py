@@ -167,6 +167,8 @@ class AdaIR(ModelMixin, ConfigMixin):
         stem: the network works on the image unshuffled by this factor. 1 is the published form; 2 is an option of
             ours that sees a quarter of the pixels.
         soft_window: cut the bands by a learnable soft window instead of the published box. An option of ours.
+        embed_bias: give the first convolution a bias. The layer norms do not see a common factor of their input, so
+            without it the first blocks cannot tell bright from dark. An option of ours.
 
     Shapes: (B, in_channels, H, W) in [0, 1] -> (B, out_channels, H, W), not clamped. H and W must be multiples of
     `8 * stem`.
@@ -187,6 +189,7 @@ class AdaIR(ModelMixin, ConfigMixin):
         frequency_blocks: bool = True,
         stem: int = 1,
         soft_window: bool = False,
+        embed_bias: bool = False,
     ):
         super().__init__()
         if in_channels != out_channels and 1 not in (in_channels, out_channels):
@@ -212,7 +215,7 @@ class AdaIR(ModelMixin, ConfigMixin):
                 return None
             return AdaptiveFrequencyLearningBlock(width, heads[2], bias, in_channels, soft_window)
 
-        self.embed = nn.Conv2d(in_channels * stem**2, dim, 3, padding=1, bias=False)
+        self.embed = nn.Conv2d(in_channels * stem**2, dim, 3, padding=1, bias=embed_bias)
         self.encoder1 = blocks(num_blocks[0], widths[0], heads[0])
         self.down1 = down(widths[0])
         self.encoder2 = blocks(num_blocks[1], widths[1], heads[1])

@@ -354,8 +354,9 @@ def read_entries(deb: Path, entries: tuple[Entry, ...]) -> Iterator[tuple[Entry,
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                 for member in archive:
                     found = wanted.get(member.name.removeprefix("./"))
-                    if found and member.isreg():
-                        content = archive.extractfile(member).read()
+                    stream = archive.extractfile(member) if found and member.isreg() else None
+                    if found and stream:
+                        content = stream.read()
                         files = [("", content)] if "" in found else read_rcc(content)
                         yield from ((found[path], data) for path, data in files if path in found)
         except tarfile.ReadError as error:

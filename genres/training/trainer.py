@@ -38,6 +38,7 @@ class Stage:
     steps: int
     crop: int
     batch: int
+    tasks: dict[str, float] = field(default_factory=dict)  # instead of the recipe's, if given
 
 
 @dataclass
@@ -59,6 +60,7 @@ class Recipe:
     clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.999  # decay of the moving average of the weights
     zero: list[str] = field(default_factory=list)  # parameters set to zero before the first step
+    frozen: dict[str, int] = field(default_factory=dict)  # parameter -> first step that trains it
     precision: str = "no"  # or bf16, fp16 (automatic mixed precision)
     seed: int = 0
     photos: str | None = None  # folder of own photographs; none: the free ones that `genres` fetches
@@ -181,7 +183,7 @@ def _batches(recipe: Recipe, pyramids: list, step: int, accelerator: Accelerator
         if skipped < stage.steps:
             data = DegradedPatches(
                 pyramids,
-                recipe.tasks,
+                stage.tasks or recipe.tasks,
                 stage.crop,
                 recipe.seed,
                 item + skipped * stage.batch,
@@ -219,6 +221,7 @@ def train(
     rates = [group["lr"] for group in _optimizer(plain, recipe).param_groups]
     pyramids = [load_pyramid(path) for path in _photographs(recipe)]
     loss_function = LOSSES[recipe.loss]
+    parameters = dict(plain.named_parameters())
     model.train()
     losses: list[torch.Tensor] = []
     since = time.perf_counter()
@@ -230,6 +233,9 @@ def train(
         loss = loss_function(output.float(), target)
         optimizer.zero_grad()
         accelerator.backward(loss)
+        for name, first in recipe.frozen.items():
+            if step < first:
+                parameters[name].grad = None
         accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
         average.update(accelerator.unwrap_model(model), step)

@@ -1,0 +1,1 @@
+"""The doors for people: the command line (``app.cli``) and the web app (``app.ui``)."""

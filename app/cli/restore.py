@@ -1,0 +1,361 @@
+"""``genres restore``: photographs in, restored photographs out."""
+
+import json
+import math
+import os
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.errors import CommandError, printable
+
+if TYPE_CHECKING:
+    from app.cli.batch import Item, Outcome, Step, Work
+    from app.cli.inputs import Found, Source
+    from genres.media.images import Picture
+
+EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tiff", "bmp": ".bmp"}
+COMPARED = ("model", "task", "strength", "source")  # settings that make a different result
+
+
+class Task(StrEnum):
+    auto = "auto"
+    denoise = "denoise"
+    dehaze = "dehaze"
+    derain = "derain"
+    deblur = "deblur"
+    lowlight = "lowlight"
+
+
+class Format(StrEnum):
+    keep = "keep"
+    png = "png"
+    jpeg = "jpeg"
+    webp = "webp"
+    tiff = "tiff"
+    bmp = "bmp"
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Precision(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@dataclass
+class Options:
+    """What the command was asked to do."""
+
+    output: Path
+    task: str
+    model: str
+    strength: float
+    tile: int | None
+    overlap: int
+    format: str
+    quality: int
+    suffix: str
+    overwrite: bool
+    device: str
+    precision: str
+    reference: Path | None
+    version: str
+
+    def settings(self, source: Path) -> dict[str, Any]:
+        """What is embedded in a result."""
+        names = ("model", "task", "strength", "tile", "overlap")
+        chosen = {name: getattr(self, name) for name in names} | {"model": Path(self.model).name}
+        return {"genres": self.version, "work": "restore", **chosen, "dtype": self.precision, "source": source.name}
+
+
+def restore(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT",
+            help="Image files, folders, and quoted patterns such as 'photos/**/*.jpg'.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder for the results; the tree of an input folder is kept below it."),
+    ],
+    task: Annotated[Task, typer.Option(help="What is wrong with the images; auto suits every model.")] = Task.auto,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Name from `genres weights list`, folder of a saved model, or official checkpoint file; "
+            "by default the embedded model that is best at the task.",
+        ),
+    ] = None,
+    strength: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="1 is the model's result, 0 the input, between them a blend.")
+    ] = 1.0,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Side of the tiles in pixels; smaller needs less memory, 0 is the whole image; by default automatic.",
+        ),
+    ] = None,
+    overlap: Annotated[int, typer.Option(min=0, help="Pixels by which neighbouring tiles overlap, at least.")] = 32,
+    format: Annotated[
+        Format,
+        typer.Option(help="File format of the results; keep is that of the input, or PNG where it cannot be written."),
+    ] = Format.keep,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of JPEG and WebP files.")] = 95,
+    suffix: Annotated[str, typer.Option(help="Added to the name: `photo.jpg` gives `photo<SUFFIX>.jpg`.")] = "",
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite/--skip-existing",
+            help="Make results again that exist already, or keep them and make only what is missing.",
+        ),
+    ] = False,
+    device: Annotated[Device, typer.Option(help="auto takes a GPU if there is one.")] = Device.auto,
+    dtype: Annotated[
+        Precision, typer.Option(help="Number format of the model; the short ones save memory on a GPU.")
+    ] = Precision.float32,
+    recursive: Annotated[bool, typer.Option(help="Also take the folders inside folders.")] = True,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of clean images with the same tree and names; PSNR and SSIM of the results are reported.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    json_report: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object with the settings and the status of every file.")
+    ] = False,
+) -> None:
+    """Restore photographs: remove noise, haze, rain, blur and darkness.
+
+    Size, orientation, colour profile, metadata, transparency and bit depth of the images are kept, and the settings
+    are embedded in the results. Existing results are kept, so the same command finishes an interrupted batch; a file
+    that cannot be restored does not stop the others. Press Ctrl-C once to stop cleanly.
+
+    Exit codes: 0 all is well, 1 a file failed, 2 wrong usage, 130 interrupted.
+    """
+    from app.cli import batch
+    from genres import __version__
+    from weights import default_model
+
+    options = Options(
+        output=output,
+        task=task,
+        model=model or default_model(task),
+        strength=strength,
+        tile=tile,
+        overlap=overlap,
+        format=format,
+        quality=quality,
+        suffix=suffix,
+        overwrite=overwrite,
+        device=device,
+        precision=dtype,
+        reference=reference,
+        version=__version__,
+    )
+    _check(options, inputs)
+    found = _find(options, inputs, recursive)
+    items = _plan(options, found.sources)
+    _make_folder(output)
+    outcome = batch.run(
+        items,
+        lambda: _open_work(options),
+        overwrite=overwrite,
+        describe_existing=lambda item: _describe_existing(item, options),
+    )
+    if json_report:
+        print(json.dumps(_report(options, outcome, found.left_out)))
+    else:
+        batch.print_summary(outcome)
+        _print_quality(outcome)
+    raise typer.Exit(outcome.exit_code)
+
+
+def _check(options: Options, inputs: list[str]) -> None:
+    if "" in inputs:
+        raise typer.BadParameter("an input is empty; give files, folders or patterns.")
+    if options.suffix != Path(options.suffix).name:
+        raise typer.BadParameter("it goes into a file name, so it cannot hold a slash.", param_hint="--suffix")
+
+
+def _find(options: Options, inputs: list[str], recursive: bool) -> "Found":
+    from app.cli.inputs import find_sources
+    from genres.media.writers import EXTENSIONS as READABLE
+
+    found = find_sources(inputs, READABLE, recursive=recursive, output=options.output)
+    if found.left_out:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.left_out.items()))
+        print(f"Left out, not of an image format that can be read: {printable(kinds)}.", file=sys.stderr)
+    if not found.sources:
+        raise CommandError(f"No image was found in {printable(', '.join(inputs))}.")
+    return found
+
+
+def _plan(options: Options, sources: list["Source"]) -> list["Item"]:
+    """One item per image. Results of this very command that lie among the inputs are not restored once more."""
+    from app.cli.batch import Item
+
+    sources = _without_results(sources, options)
+    items = [Item(s.path, output, s.relative) for s, output in zip(sources, _outputs(sources, options), strict=True)]
+    for item in items:
+        if not options.overwrite and _same_file(item.source, item.output):
+            raise typer.BadParameter(
+                f"it would replace {printable(item.source)}; choose another folder, a --suffix, or --overwrite.",
+                param_hint="--output",
+            )
+    return items
+
+
+def _outputs(sources: list["Source"], options: Options) -> list[Path]:
+    from app.cli.inputs import name_outputs
+
+    return name_outputs(sources, options.output, options.suffix, lambda path: _extension(path, options.format))
+
+
+def _extension(path: Path, format: str) -> str:
+    from genres.media.writers import EXTENSIONS as WRITABLE
+
+    if format == Format.keep:
+        return path.suffix if path.suffix.lower() in WRITABLE else ".png"
+    return EXTENSIONS[format]
+
+
+def _without_results(sources: list["Source"], options: Options) -> list["Source"]:
+    outputs = list(map(os.path.abspath, _outputs(sources, options)))
+    own = set(outputs)
+    paths = [os.path.abspath(source.path) for source in sources]
+    return [s for s, path, output in zip(sources, paths, outputs, strict=True) if path == output or path not in own]
+
+
+def _same_file(source: Path, output: Path) -> bool:
+    return source.exists() and output.exists() and source.samefile(output)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"The folder {printable(folder)} cannot be made: {error.strerror}.") from error
+
+
+def _describe_existing(item: "Item", options: Options) -> str:
+    """Why a result is kept, and whether it is the one that these settings would give."""
+    from genres.media.images import ImageError, read_settings
+
+    try:
+        settings = read_settings(item.output)
+    except ImageError:
+        return "The result exists already but cannot be read; --overwrite makes it again."
+    wanted = options.settings(item.source)
+    if settings and any(settings.get(key) != wanted[key] for key in COMPARED):
+        return "The result exists already, made of another file or with other settings; --overwrite makes it again."
+    return "The result exists already; --overwrite makes it again."
+
+
+def _open_work(options: Options) -> "Work":
+    """Loads the model; the work restores one file after the other with it."""
+    pipeline = _open_pipeline(options)
+
+    def work(item: "Item", step: "Step") -> None:
+        from genres.media.images import read_image, write_image
+
+        picture = read_image(item.source)
+        height, width = picture.pixels.shape[:2]
+        item.details["size"] = [width, height]
+        item.notes.extend(picture.metadata.notes)
+        restored = pipeline(
+            picture,
+            task=options.task,
+            strength=options.strength,
+            tile=options.tile,
+            overlap=options.overlap,
+            callback_on_tile_end=lambda pipe, done, tiles: step(done, tiles),
+        ).images[0]
+        write_image(item.output, restored, quality=options.quality, settings=options.settings(item.source))
+        item.details["bytes"] = item.output.stat().st_size
+        if options.reference is not None:
+            _measure(item, restored, options.reference / item.relative)
+
+    return work
+
+
+def _open_pipeline(options: Options) -> Any:
+    import torch
+
+    from pipelines import RestorationPipeline
+
+    device = _device(options.device)
+    print(f"Restoring with {printable(options.model)} on {device}.", file=sys.stderr)
+    dtype = getattr(torch, options.precision)
+    pipeline: Any = RestorationPipeline.from_pretrained(options.model, task=options.task, torch_dtype=dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == Device.auto:
+        return next(device for device, there in present.items() if there)
+    if not present[name]:
+        raise CommandError(f"There is no {name} device that PyTorch can use here: choose --device auto or cpu.")
+    return name
+
+
+def _measure(item: "Item", picture: "Picture", reference: Path) -> None:
+    """Adds PSNR and SSIM of a result to the report, or a note why there are none."""
+    import torch
+
+    from genres.media.images import read_image, to_float
+    from genres.metrics import psnr, ssim
+
+    try:
+        pair = [torch.from_numpy(to_float(p.pixels)).permute(2, 0, 1) for p in (picture, read_image(reference))]
+        quality = psnr(*pair)
+        item.details["psnr"] = round(quality, 3) if math.isfinite(quality) else None  # JSON knows no infinity
+        item.details["ssim"] = round(ssim(*pair), 5)
+    except ValueError as error:
+        item.notes.append(f"Not measured: {error}")
+
+
+def _report(options: Options, outcome: "Outcome", left_out: dict[str, int]) -> dict[str, Any]:
+    """The object that --json prints."""
+    names = ("task", "strength", "tile", "overlap", "format", "quality", "suffix", "overwrite", "device")
+    return {
+        "command": "restore",
+        "genres": options.version,
+        "model": options.model,
+        "output": str(options.output),
+        "settings": {name: getattr(options, name) for name in names} | {"dtype": options.precision},
+        "interrupted": outcome.stopped_by is not None,
+        "seconds": round(outcome.seconds, 3),
+        "counts": outcome.counts,
+        "left_out": left_out,
+        "files": [item.report() for item in outcome.items],
+    }
+
+
+def _print_quality(outcome: "Outcome") -> None:
+    measured = [item.details for item in outcome.items if "ssim" in item.details]
+    if measured:
+        decibels = mean(math.inf if details["psnr"] is None else details["psnr"] for details in measured)
+        similarity = mean(details["ssim"] for details in measured)
+        print(f"Mean of {len(measured)} results by their references: PSNR {decibels:.2f} dB, SSIM {similarity:.4f}.")

@@ -1,0 +1,422 @@
+"""Restoration of images: one pipeline for every network that takes a degraded image and returns a clean one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import psutil
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+import weights
+from genres.restoration.ada_ir import AdaIR
+from genres.restoration.dea_net import DEANet
+from pipelines.errors import Interrupted
+from pipelines.images import OUTPUT_TYPES, Work, prepare, size_of
+from pipelines.tiling import TileGrid, blend, cut_grid, pad_to
+
+MODELS: dict[str, type[ModelMixin]] = {"AdaIR": AdaIR, "DEANet": DEANet}
+CHECKPOINT_SUFFIXES = (".ckpt", ".pth", ".pt", ".pk", ".bin", ".safetensors")
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+
+# What a network needs in memory beside its weights: full-resolution feature maps of its first width that are alive at
+# the peak, in the dtype of the network and in float32 (Fourier transforms). Measured as peak RSS on tiles of 512x512:
+# AdaIR 31 to 36 maps (float32), 40 to 52 (bfloat16); DEANet 5 to 8.
+LIVE_MAPS = {"AdaIR": (32, 10), "DEANet": (8, 0)}
+UNKNOWN_BYTES_PER_PIXEL = 8192
+CPU_BUDGET = 2 * 2**30  # larger tiles are not faster on a CPU, and leave less memory to others
+CPU_SHARE, CUDA_SHARE = 0.5, 0.8  # of the free memory
+SMALLEST_TILE = 64
+
+
+@dataclass
+class RestorationPipelineOutput(BaseOutput):
+    """Restored images.
+
+    Attributes:
+        images: a list with one result for each image; or, where a batch (NHWC array, NCHW tensor) was given and arrays
+            or tensors are returned, a batch.
+    """
+
+    images: list[Any] | np.ndarray | Tensor
+
+
+@dataclass
+class _Run:
+    """What one call keeps track of."""
+
+    strength: float
+    overlap: int
+    total: int
+    bar: Any
+    callback: Callable[[RestorationPipeline, int, int], None] | None
+    done: int = 0
+    limit: float = field(default=math.inf)  # longest side of a tile that memory is known to bear
+
+
+class RestorationPipeline(DiffusionPipeline):
+    """Restores images with any of the restoration networks, in tiles where memory asks for it.
+
+    Args:
+        model: network called as `model(image)`, NCHW in [0, 1] to NCHW of the same shape. It may say what sides it
+            needs by `size_multiple` and `minimum_size`.
+        tasks: what the network does, of denoise, dehaze, derain, deblur and lowlight; None to know by its class.
+
+    Example:
+        >>> pipe = RestorationPipeline.from_pretrained()
+        >>> restored = pipe(PIL.Image.open("photo.png"), strength=0.8).images[0]
+    """
+
+    model_cpu_offload_seq = "model"  # type: ignore[assignment]
+
+    def __init__(self, model: ModelMixin, tasks: Sequence[str] | None = None):
+        super().__init__()
+        for name in ("in_channels", "out_channels"):
+            if (channels := getattr(model.config, name, 3)) != 3:
+                raise ValueError(f"The network must work on RGB images, but its {name} is {channels}.")
+        self.register_modules(model=model)
+        self.register_to_config(tasks=None if tasks is None else list(tasks))
+        self._interrupt = False
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What the network does."""
+        tasks = self.config["tasks"] or weights.CLASS_TASKS.get(_class_name(self.model), weights.TASKS)
+        return tuple(task for task in tasks if task != "auto")
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        name: str | Path | None = None,
+        *,
+        task: str = "auto",
+        torch_dtype: torch.dtype | None = None,
+        **kwargs: Any,
+    ) -> RestorationPipeline:
+        """Load a pipeline, ready to be called.
+
+        Args:
+            name: an embedded model ("adair-all-in-one"); a folder of a model or of a pipeline; an official checkpoint
+                file; or a repository of the Hub ("owner/name"). None for the embedded model that does the task best.
+            task: what the pipeline is wanted for.
+            torch_dtype: dtype of the network, float32 unless given (embedded files hold float16).
+            kwargs: options of the Hub (cache_dir, revision, token, local_files_only, force_download); the others go to
+                the `from_pretrained` of the model or the pipeline.
+
+        Raises:
+            ValueError: nothing has this name, the file or folder is not of a restoration network, or the network does
+                not do the task.
+        """
+        dtype = torch_dtype or kwargs.pop("dtype", None) or torch.float32
+        name = weights.default_model(task) if name is None else name
+        path, tasks = _locate(name, {option: kwargs.pop(option) for option in HUB_OPTIONS if option in kwargs})
+        if (path / "model_index.json").is_file():
+            _class_in(path / "model_index.json", (cls.__name__,))
+            pipe = cast(RestorationPipeline, super().from_pretrained(str(path), torch_dtype=dtype, **kwargs))
+        elif (path / "config.json").is_file():
+            model_class = MODELS[_class_in(path / "config.json", tuple(MODELS))]
+            pipe = cls(model_class.from_pretrained(str(path), torch_dtype=dtype, **kwargs), tasks)
+        elif path.is_file():
+            model = weights.load_official(path)
+            if _class_name(model) not in MODELS:
+                raise ValueError(f"{path} holds {_class_name(model)}, which is not a restoration network.")
+            pipe = cls(model if dtype == torch.float32 else model.to(dtype), tasks)
+        else:
+            raise ValueError(f"{path} is not a model: it has neither config.json nor model_index.json.")
+        pipe.model.eval().to(memory_format=torch.channels_last)
+        pipe.check_task(task)
+        return pipe
+
+    def check_task(self, task: str) -> None:
+        """Raise ValueError, in one sentence, if the network does not do the task. "auto" is whatever it does."""
+        if task not in weights.TASKS:
+            raise ValueError(f"There is no task {task!r}; choose one of {', '.join(weights.TASKS)}.")
+        if task != "auto" and task not in self.tasks:
+            raise ValueError(f"This {_class_name(self.model)} is for {', '.join(self.tasks)}, not for {task}.")
+
+    def interrupt(self) -> None:
+        """Stop the running call, which raises `Interrupted` after the present tile. May come from another thread."""
+        self._interrupt = True
+
+    def enable_sequential_cpu_offload(
+        self, gpu_id: int | None = None, device: torch.device | str | None = None
+    ) -> None:
+        """The same as `enable_model_cpu_offload`.
+
+        Blocks read the weights of their layers, so weights that come layer by layer would come too late. The networks
+        are small anyway; what needs memory is their feature maps, which tiles bound.
+        """
+        self.enable_model_cpu_offload(gpu_id, device)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Any,
+        *,
+        task: str = "auto",
+        strength: float = 1.0,
+        tile: int | None = None,
+        overlap: int = 32,
+        batch_size: int = 1,
+        output_type: str | None = None,
+        return_dict: bool = True,
+        callback_on_tile_end: Callable[[RestorationPipeline, int, int], None] | None = None,
+    ) -> RestorationPipelineOutput | tuple[Any]:
+        """Restore one image or several.
+
+        Size, bit depth, channels, alpha and metadata are kept. Grey images are shown to the network as RGB and
+        averaged again; alpha is passed on as it is. Any size from 1x1 on will do.
+
+        Args:
+            image: one image or a list: PIL image of any mode; array HW or HWC with 1 to 4 channels, uint8, uint16 or
+                float in [0, 1]; tensor CHW in [0, 1]; `genres.media.images.Picture`. Or a batch: array NHWC or tensor
+                NCHW.
+            task: "auto", denoise, dehaze, derain, deblur or lowlight; checked against what the network does.
+            strength: 0 returns the image, 1 the restored one, in between a blend.
+            tile: longest side of a tile in pixels; 0 for the whole image at once; None for the whole image if memory
+                allows and the largest tile that fits otherwise. Tiles that turn out not to fit are divided.
+            overlap: of neighbouring tiles, in pixels, at least; at most half a tile is used.
+            batch_size: how many images of equal size, following one another, the network sees at once.
+            output_type: "pil" (8 bits, except 16-bit grey), "np" (HW or HWC of the same type), "pt" (CHW in [0, 1]);
+                None for the kind of the input.
+            return_dict: return a `RestorationPipelineOutput` instead of a tuple.
+            callback_on_tile_end: called as `callback(pipe, done, total)` after each tile of all images.
+
+        Raises:
+            TypeError: something is not an image.
+            ValueError: an argument or an image is out of range, or the network gave NaN or infinity.
+            MemoryError: not even tiles of 64 pixels fit.
+            Interrupted: `interrupt` was called.
+        """
+        self._interrupt = False
+        self.check_task(task)
+        _check_arguments(strength, tile, overlap, batch_size, output_type)
+        images = list(image) if _is_batch(image) or isinstance(image, list | tuple) else [image]
+        groups = [
+            (start, stop, self._grid(size, stop - start, tile, overlap))
+            for start, stop, size in _groups([size_of(one) for one in images], batch_size)
+        ]
+        total = sum(len(grid) for _, _, grid in groups)
+        results = []
+        with self.progress_bar(total=total) as bar, denormals_flushed():
+            run = _Run(float(strength), overlap, total, bar, callback_on_tile_end)
+            for start, stop, grid in groups:
+                works = [prepare(one, output_type) for one in images[start:stop]]
+                self._restore(works, grid, run)
+                results += [work.finish() for work in works]
+        self.maybe_free_model_hooks()
+        output = _as_batch(results) if _is_batch(image) and results else results
+        return RestorationPipelineOutput(images=output) if return_dict else (output,)
+
+    def _restore(self, works: list[Work], grid: TileGrid, run: _Run) -> None:
+        """Fill the targets of images of equal size, band by band."""
+        height, width = grid.rows.length, grid.columns.length
+
+        def restore(top: int, left: int) -> Tensor:
+            crops = [pad_to(work.read(top, left, height, width), height, width) for work in works]
+            return self._restore_tile(torch.stack(crops), run)
+
+        image_height, image_width = works[0].source.shape[:2]
+        for top, rows in blend(grid, restore):
+            for work, part in zip(works, rows, strict=True):
+                work.write(top, part[:, : image_height - top, :image_width])
+
+    def _restore_tile(self, tile: Tensor, run: _Run) -> Tensor:
+        """(B, 3, h, w) -> (B, 3, h, w) float32; in smaller tiles if memory does not bear this one."""
+        side = max(tile.shape[-2:])
+        if side <= run.limit:
+            try:
+                return self._apply(tile, run)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if side <= max(SMALLEST_TILE, getattr(self.model, "minimum_size", 1)):
+                    raise MemoryError(
+                        f"There is not enough memory even for a tile of {side} pixels: free some, or use a smaller "
+                        "batch_size or model."
+                    ) from error
+            # Only here, with the exception gone, is what the failed attempt held free.
+            run.limit = max(side // 2, SMALLEST_TILE)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        multiple, minimum = self._needs
+        grid = cut_grid(tile.shape[-2], tile.shape[-1], int(run.limit), run.overlap, multiple, minimum)
+        height, width = grid.rows.length, grid.columns.length
+        run.total += len(grid) - 1
+        run.bar.total = run.total
+
+        def restore(top: int, left: int) -> Tensor:
+            return self._restore_tile(tile[..., top : top + height, left : left + width], run)
+
+        return torch.cat([rows.clone() for _, rows in blend(grid, restore)], dim=2)
+
+    def _apply(self, tile: Tensor, run: _Run) -> Tensor:
+        """Run the network on one tile: (B, 3, h, w) -> (B, 3, h, w), float32."""
+        self._stop_if_interrupted()
+        restored = tile if run.strength == 0 else self._network(tile)
+        if 0 < run.strength < 1:
+            restored = torch.lerp(tile, restored, run.strength)
+        run.done += 1
+        run.bar.update()
+        if run.callback is not None:
+            run.callback(self, run.done, run.total)
+        self._stop_if_interrupted()
+        return restored
+
+    def _network(self, tile: Tensor) -> Tensor:
+        # Weights that an offloading hook moves inside inference mode could not be used outside of it again.
+        offloaded = hasattr(self.model, "_hf_hook") or hasattr(self.model, "_diffusers_hook")
+        with torch.inference_mode(not offloaded):
+            image = tile.to(self._execution_device, self.dtype).contiguous(memory_format=torch.channels_last)
+            restored = _full_size(self.model(image), tile).to(tile.device, torch.float32)
+        if not restored.isfinite().all():
+            hint = "" if self.dtype == torch.float32 else "; float32 reaches further than " + str(self.dtype)[6:]
+            raise ValueError(f"The network gave values that are not finite (NaN or infinity){hint}.")
+        return restored
+
+    def _stop_if_interrupted(self) -> None:
+        if self._interrupt:
+            raise Interrupted("The restoration was interrupted.")
+
+    @property
+    def _needs(self) -> tuple[int, int]:
+        """What sides must be a multiple of, and at least."""
+        return getattr(self.model, "size_multiple", 1), getattr(self.model, "minimum_size", 1)
+
+    def _grid(self, size: tuple[int, int], batch: int, tile: int | None, overlap: int) -> TileGrid:
+        """Tiles of `batch` images of this height and width."""
+        whole = cut_grid(*size, 0, overlap, *self._needs)
+        if tile is None:
+            pixels = free_memory(self._execution_device) / bytes_per_pixel(self.model) / batch
+            if whole.rows.size * whole.columns.size <= pixels:
+                return whole
+            tile = max(int(pixels**0.5), SMALLEST_TILE)
+        return cut_grid(*size, tile, overlap, *self._needs)
+
+
+def bytes_per_pixel(model: Any) -> int:
+    """Memory that a network needs for each pixel of a tile beside its weights; an estimate, see `LIVE_MAPS`."""
+    if _class_name(model) not in LIVE_MAPS:
+        return UNKNOWN_BYTES_PER_PIXEL
+    own, single = LIVE_MAPS[_class_name(model)]
+    width = getattr(model.config, "dim", 0) or model.config.base_dim
+    return width * (own * model.dtype.itemsize + single * 4) // model.config.stem**2 + 64
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that tiles may use on a device."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return CUDA_SHARE * (torch.cuda.mem_get_info(device)[0] + unused)
+    return min(CPU_SHARE * psutil.virtual_memory().available, CPU_BUDGET)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that an allocation failed, on the CPU or on a device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Treat denormal floats, which cost a CPU a hundred times as much as others, as zero for a while."""
+    already = float(torch.tensor(2e-38) * 0.1) == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(already)
+
+
+def _class_name(model: Any) -> str:
+    return type(getattr(model, "_orig_mod", model)).__name__  # torch.compile wraps the module
+
+
+def _full_size(output: Any, image: Tensor) -> Tensor:
+    """The output of the size of the image, of a network that may give several."""
+    outputs = output if isinstance(output, tuple | list) else (output,)
+    return next(one for one in outputs if one.shape == image.shape)
+
+
+def _check_arguments(strength: float, tile: int | None, overlap: int, batch_size: int, output_type: str | None) -> None:
+    if not 0 <= strength <= 1:
+        raise ValueError(f"The strength must be in [0, 1], not {strength}.")
+    if tile is not None and tile < 0:
+        raise ValueError(f"The tile must be a number of pixels, or 0 for the whole image, not {tile}.")
+    if overlap < 0:
+        raise ValueError(f"The overlap must be 0 pixels or more, not {overlap}.")
+    if batch_size < 1:
+        raise ValueError(f"The batch size must be 1 or more, not {batch_size}.")
+    if output_type is not None and output_type not in OUTPUT_TYPES:
+        raise ValueError(f"The output type must be one of {', '.join(OUTPUT_TYPES)}, not {output_type!r}.")
+
+
+def _is_batch(image: Any) -> bool:
+    return isinstance(image, np.ndarray | Tensor) and image.ndim == 4
+
+
+def _as_batch(results: list[Any]) -> list[Any] | np.ndarray | Tensor:
+    if isinstance(results[0], Tensor):
+        return torch.stack(results)
+    return np.stack(results) if isinstance(results[0], np.ndarray) else results
+
+
+def _groups(sizes: list[tuple[int, int]], batch_size: int) -> Iterator[tuple[int, int, tuple[int, int]]]:
+    """Runs of equal sizes, of at most `batch_size`: first index, index behind the last, size."""
+    start = 0
+    for stop in range(1, len(sizes) + 1):
+        if stop == len(sizes) or sizes[stop] != sizes[start] or stop - start == batch_size:
+            yield start, stop, sizes[start]
+            start = stop
+
+
+def _class_in(file: Path, expected: tuple[str, ...]) -> str:
+    """Name of the class that a configuration file is of."""
+    try:
+        name = json.loads(file.read_text(encoding="utf-8"))["_class_name"]
+    except (ValueError, KeyError, TypeError):
+        name = None
+    if name not in expected:
+        raise ValueError(f"{file} is of {name or 'nothing known'}; a restoration needs {' or '.join(expected)}.")
+    return name
+
+
+def _locate(name: str | Path, hub_options: dict[str, Any]) -> tuple[Path, tuple[str, ...] | None]:
+    """File or folder that a name means, and, for an embedded model, its tasks."""
+    entry = weights.catalogue().get(str(name))
+    if entry is not None and entry.folder is not None:
+        return entry.folder, entry.tasks
+    path = Path(name)
+    if path.exists():
+        return path, None
+    if entry is not None:
+        raise ValueError(f"{name} is not embedded: get {entry.file} from {entry.where} and give the path of that file.")
+    text = str(name)
+    if isinstance(name, Path) or text.count("/") != 1 or text[0] in "./~" or path.suffix in CHECKPOINT_SUFFIXES:
+        known = ", ".join(known for known, entry in weights.catalogue().items() if entry.folder)
+        raise ValueError(f"{name} is no file or folder, nor an embedded model ({known}), nor owner/name of the Hub.")
+    return _download(text, hub_options), None
+
+
+def _download(repository: str, options: dict[str, Any]) -> Path:
+    """Folder of a repository of the Hub in the local cache; only configurations and safetensors are fetched."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"], **options))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{repository} is not here, and the Hub did not give it: {reason}") from error
