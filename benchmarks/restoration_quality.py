@@ -3,8 +3,8 @@
     python -m benchmarks.restoration_quality [--images FOLDER] [--name NAME] [--models NAME...]
 
 Without `--images` the photographs are the ten held out from the training set, fetched with it. Each photograph, at most
-768 pixels on its long side, is degraded with a fixed seed, rounded to 8 bits, restored by `RestorationPipeline`, rounded
-again, and compared: RGB PSNR in dB, mean over the photographs. Prints a table and writes
+768 pixels on its long side, is degraded with a fixed seed, rounded to 8 bits, restored by `RestorationPipeline`,
+rounded again, and compared: RGB PSNR in dB, mean over the photographs. Prints a table and writes
 benchmarks/results/restoration_quality_NAME.json.
 """
 

@@ -130,6 +130,8 @@ class RestorationPipeline(DiffusionPipeline):
             model = weights.load_official(path)
             if _class_name(model) not in MODELS:
                 raise ValueError(f"{path} holds {_class_name(model)}, which is not a restoration network.")
+            if isinstance(model, DEANet):
+                model.merge()
             pipe = cls(model if dtype == torch.float32 else model.to(dtype), tasks)
         else:
             raise ValueError(f"{path} is not a model: it has neither config.json nor model_index.json.")

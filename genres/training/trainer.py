@@ -57,6 +57,7 @@ class Recipe:
     weight_decay: float = 0.0
     warmup: int = 500  # steps
     decay: float = 0.3  # the rate stays constant, then falls to zero over this last share of the run
+    restarts: list[int] = field(default_factory=list)  # steps at which the rate warms up and falls once more
     clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.999  # decay of the moving average of the weights
     zero: list[str] = field(default_factory=list)  # parameters set to zero before the first step
@@ -109,9 +110,11 @@ def build_model(recipe: Recipe) -> AdaIR | DEANet:
 
 
 def learning_rate_factor(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, a plateau, then a linear fall to zero (warm-up, stable, decay)."""
-    falling = max(1, round(recipe.steps * recipe.decay))
-    return min(1.0, (step + 1) / max(1, recipe.warmup), (recipe.steps - step) / falling)
+    """Linear warm-up, a plateau, then a linear fall to zero (warm-up, stable, decay); anew after every restart."""
+    begin = max((start for start in recipe.restarts if start <= step), default=0)
+    end = min((start for start in recipe.restarts if start > step), default=recipe.steps)
+    falling = max(1, round((end - begin) * recipe.decay))
+    return min(1.0, (step - begin + 1) / max(1, recipe.warmup), (end - step) / falling)
 
 
 def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -1,0 +1,567 @@
+"""The tab Restore: photographs in, restored photographs out, with a before and an after to compare."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app.ui.files import THUMBNAIL_SIDE, new_folder, safe_stem, save_preview, uploaded
+from app.ui.jobs import Job, Throttle, stream
+from app.ui.models import Shelf
+from genres import __version__
+from genres.media.images import ImageError, Picture, read_image, read_settings, to_float, write_image
+from pipelines.errors import Interrupted
+
+LOG = logging.getLogger(__name__)
+EXAMPLES = Path(__file__).parent / "examples"
+HISTORY_LENGTH = 24
+LARGEST_TILE = 16384
+TILE, OVERLAP = 512, 32  # on a processor, a tile of 512 pixels takes a second or two: cancelling does not wait longer
+MEASURED_PIXELS = 2**24  # structural similarity keeps many copies of the picture in memory
+
+TASKS = {
+    "auto": "Find out by itself",
+    "denoise": "Noise",
+    "dehaze": "Haze",
+    "derain": "Rain",
+    "deblur": "Motion blur",
+    "lowlight": "Too dark",
+}
+EXAMPLE_NAMES = {"noise": "Noise", "haze": "Haze", "rain": "Rain", "blur": "Blur", "dark": "Dark"}
+EMPTY = """
+<div class="empty">
+  <svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="1.5" aria-hidden="true">
+    <rect x="3" y="4" width="18" height="16" rx="2"/><path d="M12 4v16M6.5 12h3M14.5 12h3"/></svg>
+  <p>Choose a photo and press Restore. The result appears here, beside the original.</p>
+</div>
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a visitor chose; these go into the result and are read back from it."""
+
+    task: str
+    model: str
+    strength: float
+    tile: int | None
+    overlap: int
+
+    def embedded(self, source: Path) -> dict[str, Any]:
+        """What is written into a result, in the words of `genres restore`."""
+        return {"genres": __version__, "work": "restore", **asdict(self), "dtype": "float32", "source": source.name}
+
+
+@dataclass(frozen=True)
+class Progress:
+    text: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """A result: the file to download, what the page shows of it, and how it came about."""
+
+    result: Path
+    before: Path
+    after: Path
+    thumbnail: Path
+    how: str
+    quality: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+Report = Progress | Failure | Made
+
+
+class RestoreTab:
+    """The components of the tab and what they do."""
+
+    def __init__(self, shelf: Shelf, page: gr.Blocks):
+        self.shelf = shelf
+        self.job = gr.State(None)
+        self.history = gr.State([])
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=4, min_width=300, elem_classes="panel"):
+                self._photo_fields()
+                self._setting_fields()
+                self._buttons()
+            with gr.Column(scale=7, min_width=300, elem_classes="panel"):
+                self._result_fields()
+        self._wire(page)
+
+    # The components, in the order of the keyboard.
+
+    def _photo_fields(self) -> None:
+        self.photos = gr.File(
+            label="Photos: drop, paste or choose",
+            file_count="multiple",
+            file_types=["image"],
+            height=150,
+            elem_id="photos",
+        )
+        self.examples = gr.Gallery(
+            value=[(EXAMPLES / f"{name}.jpg", title) for name, title in EXAMPLE_NAMES.items()],
+            label="Or try one of these",
+            columns=5,
+            height="auto",
+            allow_preview=False,
+            buttons=[],
+            interactive=False,
+            object_fit="cover",
+            elem_id="examples",
+        )
+
+    def _setting_fields(self) -> None:
+        tasks = [(title, task) for task, title in TASKS.items() if self.shelf.choices(task)]
+        first = tasks[0][1] if tasks else None
+        self.task = gr.Radio(tasks, value=first, label="What is wrong with it?", elem_id="task")
+        self.model = gr.Dropdown(
+            [
+                (model.title, name) for name, model in self.shelf.models.items()
+            ],  # the page narrows them, programs do not
+            value=self.shelf.default(first) if first else None,
+            label="Model",
+            filterable=False,
+            elem_id="model",
+        )
+        self.strength = gr.Slider(
+            0, 1, 1, step=0.05, label="Strength", info="Less than 1 mixes the original back in.", elem_id="strength"
+        )
+        with gr.Accordion("More settings", open=False):
+            self.tile = gr.Number(
+                TILE,
+                label="Tile size in pixels",
+                info="Smaller tiles need less memory and stop sooner. Empty: automatic. 0: the whole photo at once.",
+                precision=0,
+                minimum=0,
+                maximum=LARGEST_TILE,
+                elem_id="tile",
+            )
+            self.overlap = gr.Number(
+                OVERLAP,
+                label="Overlap of the tiles in pixels",
+                precision=0,
+                minimum=0,
+                maximum=LARGEST_TILE,
+                elem_id="overlap",
+            )
+            self.reference = gr.File(
+                label="Reference without damage, to measure against",
+                file_types=["image"],
+                height=140,
+                elem_id="reference",
+            )
+
+    def _buttons(self) -> None:
+        with gr.Row():
+            self.start = gr.Button("Restore", variant="primary", scale=3, min_width=120, elem_id="restore")
+            self.cancel = gr.Button("Cancel", interactive=False, scale=1, min_width=90, elem_id="cancel")
+        self.status = gr.HTML(status_html("Ready."), padding=False, elem_id="status")
+
+    def _result_fields(self) -> None:
+        self.empty = gr.HTML(EMPTY, padding=False)
+        self.photo = gr.Image(
+            label="Your photo", format="png", interactive=False, visible=False, buttons=[], height=520, elem_id="photo"
+        )
+        self.compare = gr.ImageSlider(
+            label="Before and after",
+            format="png",
+            interactive=False,
+            visible=False,
+            buttons=["fullscreen"],
+            max_height=560,
+            elem_id="compare",
+        )
+        with gr.Row(equal_height=True):
+            self.facts = gr.HTML(visible=False, padding=False, min_height=0, elem_id="facts")
+            self.download = gr.DownloadButton(
+                "Download", variant="primary", visible=False, scale=0, min_width=160, elem_id="download"
+            )
+        self.files = gr.File(
+            label="All files of this run", file_count="multiple", interactive=False, visible=False, elem_id="files"
+        )
+        self.gallery = gr.Gallery(
+            label="Made in this visit: choose one to see it again",
+            columns=6,
+            height="auto",
+            fit_columns=False,
+            allow_preview=False,
+            buttons=[],
+            interactive=False,
+            visible=False,
+            object_fit="cover",
+            elem_id="history",
+        )
+
+    # The events.
+
+    def _wire(self, page: gr.Blocks) -> None:
+        fields = [self.task, self.model, self.strength, self.tile, self.overlap]
+        view = [self.empty, self.photo, self.compare, self.facts, self.download]
+        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        gr.on([page.load, self.task.input], self.fit_model, self.task, self.model, **quick)
+        self.photos.upload(self.read_back, self.photos, [*fields, self.status], **quick)
+        self.photos.change(self.show_photo, self.photos, [*view, self.status], **quick)
+        self.examples.select(self.use_example, None, self.photos, **quick)
+        self.gallery.select(self.show_again, self.history, view, **quick)
+        self.cancel.click(self.stop, self.job, [self.status, self.cancel], **quick)
+        asked = [self.photos, *fields, self.reference]
+        begun = self.start.click(
+            self.begin, asked, [self.job, self.status, self.start, self.cancel], trigger_mode="once", **quick
+        )
+        begun.success(
+            self.run,
+            [*asked, self.job, self.history],
+            [*view, self.files, self.gallery, self.history, self.status, self.start, self.cancel],
+            concurrency_id="model",
+            concurrency_limit=1,
+            show_progress="hidden",
+            api_name="restore",
+            api_description="Restores photographs; the download is the file of the last one.",
+        )
+
+    def fit_model(self, task: str) -> gr.Dropdown:
+        """Offers the models that can do the task, and proposes the best of them."""
+        return gr.Dropdown(choices=self.shelf.choices(task), value=self.shelf.default(task))
+
+    def use_example(self, event: gr.SelectData) -> list[str]:
+        name = list(EXAMPLE_NAMES)[int(event.index)]
+        copy = new_folder() / f"{name}.jpg"
+        copy.write_bytes((EXAMPLES / copy.name).read_bytes())
+        return [str(copy)]
+
+    def show_photo(self, photos: list[str] | None) -> dict[Any, Any]:
+        """Shows the first photo that was chosen, or says at once that it cannot be read."""
+        if not photos:
+            return {self.status: status_html("Ready.")}
+        try:
+            source = uploaded(photos[0])
+            preview = new_folder() / "photo.png"
+            save_preview(read_image(source, name=source.name), preview)
+        except ImageError as error:
+            return {self.status: status_html("", failures=[str(error)])}
+        return {
+            self.empty: gr.HTML(visible=False),
+            self.photo: gr.Image(str(preview), visible=True),
+            self.compare: gr.ImageSlider(visible=False),
+            self.facts: gr.HTML(visible=False),
+            self.download: gr.DownloadButton(visible=False),
+        }
+
+    def read_back(self, photos: list[str] | None) -> dict[Any, Any]:
+        """Sets the fields from the settings that an earlier result carries."""
+        for path in reversed(photos or []):
+            try:
+                source = uploaded(path)
+                found = read_settings(source, name=source.name)
+            except ImageError:
+                continue  # the run will say what is wrong with it
+            if found:
+                return self._fields_from(found, source.name)
+        return {self.status: gr.skip()}
+
+    def _fields_from(self, found: dict[str, Any], name: str) -> dict[Any, Any]:
+        try:
+            settings = self._checked(*map(found.get, ("task", "model", "strength", "tile", "overlap")))
+        except ValueError as error:
+            return {self.status: status_html(f"{name} carries settings that were not taken over: {error}")}
+        return {
+            self.task: settings.task,
+            self.model: gr.Dropdown(choices=self.shelf.choices(settings.task), value=settings.model),
+            self.strength: settings.strength,
+            self.tile: settings.tile,
+            self.overlap: settings.overlap,
+            self.status: status_html(f"The settings were taken over from {name}."),
+        }
+
+    def _checked(self, task: Any, model: Any, strength: Any, tile: Any, overlap: Any) -> Settings:
+        """The settings, once all of them make sense."""
+        if not isinstance(task, str) or task not in TASKS:
+            raise ValueError("The kind of damage is not known here.")
+        if model not in [name for _, name in self.shelf.choices(task)]:
+            raise ValueError("The model is not here, or is not made for this kind of damage.")
+        if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 1:
+            raise ValueError("The strength must lie between 0 and 1.")
+        if tile is not None and not _is_length(tile):
+            raise ValueError(f"The tile size must be empty or a whole number up to {LARGEST_TILE}.")
+        overlap = OVERLAP if overlap is None else overlap
+        if not _is_length(overlap):
+            raise ValueError(f"The overlap must be a whole number up to {LARGEST_TILE}.")
+        return Settings(task, model, float(strength), tile, overlap)
+
+    def begin(self, photos: list[str] | None, *settings: Any) -> dict[Any, Any]:
+        """Answers at once: says what is missing, or that the job waits for its turn."""
+        try:
+            self._agree(photos, *settings)
+        except ValueError as error:
+            return {self.job: Job(refused=True), self.status: status_html("", failures=[str(error)])}
+        return {
+            self.job: Job(),
+            self.status: status_html("Waiting for its turn …"),
+            self.start: gr.Button(interactive=False),
+            self.cancel: gr.Button(interactive=True),
+        }
+
+    def _agree(self, photos: list[str] | None, *settings: Any) -> Settings:
+        if not photos:
+            raise ValueError("Choose a photo first.")
+        *chosen, reference = settings
+        if reference and len(photos) > 1:
+            raise ValueError("A reference belongs to one photo: remove it, or restore one photo.")
+        return self._checked(*chosen)
+
+    def stop(self, job: Job | None) -> dict[Any, Any]:
+        if job is not None:
+            job.stop()
+        return {self.status: status_html("Stopping …"), self.cancel: gr.Button(interactive=False)}
+
+    def run(
+        self,
+        photos: list[str],
+        task: str,
+        model: str,
+        strength: float,
+        tile: int | None,
+        overlap: int | None,
+        reference: str | None,
+        job: Job | None,
+        history: list[Made],
+    ) -> Iterator[dict[Any, Any]]:
+        """Restores one photo after the other and shows each as soon as it is there."""
+        if job is not None and job.refused:
+            return
+        try:
+            settings = self._agree(photos, task, model, strength, tile, overlap, reference)
+        except ValueError as error:  # programs come here without `begin`
+            raise gr.Error(str(error), print_exception=False) from error
+        job = job or Job()
+        made: list[Made] = []
+        failures: list[str] = []
+
+        def work(report: Callable[[Report], None]) -> None:
+            self._restore_all(photos, settings, reference, job, report)
+
+        for report in stream(job, work):
+            if isinstance(report, Progress):
+                yield {self.status: progress_html(report, failures)}
+            elif isinstance(report, Failure):
+                failures.append(report.sentence)
+            else:
+                made.append(report)
+                history = [report, *history][:HISTORY_LENGTH]
+                yield {**self._view(report), **self._lists(made, history), self.history: history}
+        shown = {**self._view(made[-1]), **self._lists(made, history)} if made else {}
+        yield {**shown, self.status: summary_html(len(made), len(photos), failures), **self._idle()}
+
+    def _idle(self) -> dict[Any, Any]:
+        return {self.start: gr.Button(interactive=True), self.cancel: gr.Button(interactive=False)}
+
+    def _view(self, made: Made) -> dict[Any, Any]:
+        return {
+            self.empty: gr.HTML(visible=False),
+            self.photo: gr.Image(visible=False),
+            self.compare: gr.ImageSlider((str(made.before), str(made.after)), visible=True),
+            self.facts: gr.HTML(facts_html(made), visible=True),
+            self.download: gr.DownloadButton(value=str(made.result), visible=True),
+        }
+
+    def _lists(self, made: list[Made], history: list[Made]) -> dict[Any, Any]:
+        return {
+            self.files: gr.File([str(item.result) for item in made], visible=len(made) > 1),
+            self.gallery: gr.Gallery([(str(m.thumbnail), m.result.name) for m in history], visible=True),
+        }
+
+    def show_again(self, history: list[Made], event: gr.SelectData) -> dict[Any, Any]:
+        """Shows a result of this visit once more."""
+        return self._view(history[int(event.index)])
+
+    # The work itself, in the thread of the job.
+
+    def _restore_all(
+        self,
+        photos: list[str],
+        settings: Settings,
+        reference: str | None,
+        job: Job,
+        report: Callable[[Report], None],
+    ) -> None:
+        for number, path in enumerate(photos):
+            if job.stopped:
+                return
+            place = f"Photo {number + 1} of {len(photos)}: " if len(photos) > 1 else ""
+            try:
+                report(self._restore(path, settings, reference, job, place, report))
+            except Interrupted:
+                return
+            except ImageError as error:
+                report(Failure(str(error)))
+            except Exception as error:  # one photo that fails must not take the others along
+                LOG.exception("A photo could not be restored.")
+                reason = " ".join(str(error).split()) or type(error).__name__
+                report(Failure(f"{Path(path).name} could not be restored: {reason.rstrip('.')}."))
+
+    def _restore(
+        self,
+        path: str,
+        settings: Settings,
+        reference: str | None,
+        job: Job,
+        place: str,
+        report: Callable[[Report], None],
+    ) -> Made:
+        source = uploaded(path)
+        report(Progress(f"{place}reading {source.name} …"))
+        picture = read_image(source, name=source.name)
+        report(Progress(f"{place}loading the model …"))
+        pipeline = self.shelf.pipeline(settings.model)
+        throttle = Throttle()
+
+        def tile_done(pipeline: Any, done: int, total: int) -> None:
+            if job.stopped:
+                pipeline.interrupt()
+            elif throttle.ready():
+                report(Progress(f"{place}tile {done} of {total} is done", done, total))
+
+        report(Progress(f"{place}restoring {source.name} …"))
+        with self.shelf.running:
+            started = time.monotonic()
+            if job.stopped:
+                raise Interrupted
+            output = pipeline(
+                picture,
+                task=settings.task,
+                strength=settings.strength,
+                tile=settings.tile,
+                overlap=settings.overlap,
+                callback_on_tile_end=tile_done,
+            )
+            seconds = time.monotonic() - started
+        if job.stopped:
+            raise Interrupted
+        report(Progress(f"{place}saving …"))
+        restored = output.images[0]
+        return self._save(source, picture, restored, settings, reference, seconds)
+
+    def _save(
+        self,
+        source: Path,
+        picture: Picture,
+        restored: Picture,
+        settings: Settings,
+        reference: str | None,
+        seconds: float,
+    ) -> Made:
+        folder = new_folder()
+        suffix = ".tiff" if restored.pixels.dtype.kind == "f" else ".png"  # PNG has no floating point
+        result = folder / f"{safe_stem(source.name)}-restored{suffix}"
+        write_image(result, restored, settings=settings.embedded(source))
+        save_preview(picture, folder / "before.png")
+        reduced = save_preview(restored, folder / "after.png")
+        save_preview(restored, folder / "thumbnail.png", THUMBNAIL_SIDE)
+        notes = list(picture.metadata.notes)
+        if reduced:
+            notes.append("The picture above is reduced; the file has every pixel.")
+        if restored.alpha is not None:
+            notes.append("Transparent parts are shown on white; the file keeps them transparent.")
+        quality, why = measure(restored, reference) if reference else ("", [])
+        return Made(
+            result,
+            folder / "before.png",
+            folder / "after.png",
+            folder / "thumbnail.png",
+            self._how(restored, settings, seconds),
+            quality,
+            notes + why,
+        )
+
+    def _how(self, picture: Picture, settings: Settings, seconds: float) -> str:
+        height, width = picture.pixels.shape[:2]
+        return " · ".join(
+            [
+                f"{width} × {height} pixels, {picture.pixels.dtype.itemsize * 8} bits",
+                TASKS[settings.task].lower(),
+                self.shelf.models[settings.model].title.partition(":")[0],
+                f"strength {settings.strength:g}",
+                f"{seconds:.1f} s",
+            ]
+        )
+
+
+def measure(restored: Picture, reference: str) -> tuple[str, list[str]]:
+    """How close the result comes to the reference, and sentences about what could not be measured."""
+    import torch
+
+    from genres import metrics
+
+    try:
+        source = uploaded(reference)
+        other = read_image(source, name=source.name)
+    except ImageError as error:
+        return "", [str(error)]
+    if other.pixels.shape != restored.pixels.shape:
+        return "", [f"Nothing was measured: the reference has {_shape(other)}, the result {_shape(restored)}."]
+    pair = [torch.from_numpy(to_float(picture.pixels)).permute(2, 0, 1) for picture in (restored, other)]
+    values, why = [f"PSNR {_decibels(metrics.psnr(*pair))}"], []
+    if pair[0][0].numel() > MEASURED_PIXELS:
+        return values[0], ["SSIM and LPIPS are left out for photos of more than 16 megapixels."]
+    for name, function in (("SSIM", metrics.ssim), ("LPIPS", metrics.lpips_distance)):
+        try:
+            values.append(f"{name} {function(*pair):.4f}")
+        except ValueError as error:
+            why.append(str(error))
+    return " · ".join(values), why
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_TILE
+
+
+def _shape(picture: Picture) -> str:
+    height, width, channels = picture.pixels.shape
+    return f"{width} × {height} pixels {'in grey' if channels == 1 else 'in colour'}"
+
+
+def _decibels(value: float) -> str:
+    return "infinite (the two are equal)" if math.isinf(value) else f"{value:.2f} dB"
+
+
+def status_html(text: str, failures: list[str] | None = None) -> str:
+    lines = [f"<p>{escape(text)}</p>"] if text else []
+    lines += [f'<p class="failed">{escape(sentence)}</p>' for sentence in failures or []]
+    return "".join(lines)
+
+
+def progress_html(progress: Progress, failures: list[str]) -> str:
+    amount = f' value="{progress.done}" max="{progress.total}"' if progress.total else ""
+    text = progress.text[:1].upper() + progress.text[1:]
+    return status_html(text, failures) + f'<progress aria-label="Progress"{amount}></progress>'
+
+
+def summary_html(made: int, asked: int, failures: list[str]) -> str:
+    stopped = made + len(failures) < asked
+    if asked == 1:
+        text = "Stopped. Nothing was saved." if stopped else "Done." if made else ""
+    else:
+        text = f"{'Stopped' if stopped else 'Done'}: {made} of {asked} photos restored."
+    return status_html(text, failures)
+
+
+def facts_html(made: Made) -> str:
+    parts = [("name", made.result.name), ("how", made.how), ("quality", made.quality)]
+    parts += [("note", note) for note in made.notes]
+    return "".join(f'<p class="{kind}">{escape(text)}</p>' for kind, text in parts if text)

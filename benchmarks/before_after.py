@@ -1,0 +1,33 @@
+"""Pictures for the documentation: the example photos before and after the embedded models.
+
+    python -m benchmarks.before_after
+
+Writes docs/images/before_after.jpg: one column per example, degraded above, restored below.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from pipelines import RestorationPipeline
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ("noise", "haze", "rain", "dark", "blur")
+SIZE = 320, 214
+
+
+def main() -> None:
+    sheet = Image.new("RGB", (len(EXAMPLES) * (SIZE[0] + 6) - 6, 2 * SIZE[1] + 6), "white")
+    for column, name in enumerate(EXAMPLES):
+        before = Image.open(ROOT / f"app/ui/examples/{name}.jpg")
+        pipeline = RestorationPipeline.from_pretrained(task="dehaze" if name == "haze" else "auto")
+        for row, image in enumerate((before, pipeline(before).images[0])):
+            small = image.resize(SIZE, Image.Resampling.LANCZOS)
+            sheet.paste(small, (column * (SIZE[0] + 6), row * (SIZE[1] + 6)))
+    sheet.save(ROOT / "docs/images/before_after.jpg", quality=88)
+
+
+if __name__ == "__main__":
+    main()
