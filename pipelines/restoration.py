@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +20,7 @@ from torch import Tensor
 import weights
 from genres.restoration.ada_ir import AdaIR
 from genres.restoration.dea_net import DEANet
+from genres.runtime import fast_inference
 from pipelines.errors import Interrupted
 from pipelines.images import OUTPUT_TYPES, Work, prepare, size_of
 from pipelines.tiling import TileGrid, blend, cut_grid, pad_to
@@ -210,7 +210,7 @@ class RestorationPipeline(DiffusionPipeline):
         ]
         total = sum(len(grid) for _, _, grid in groups)
         results = []
-        with self.progress_bar(total=total) as bar, denormals_flushed():
+        with self.progress_bar(total=total) as bar, fast_inference():
             run = _Run(float(strength), overlap, total, bar, callback_on_tile_end)
             for start, stop, grid in groups:
                 works = [prepare(one, output_type) for one in images[start:stop]]
@@ -329,17 +329,6 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     words = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-
-
-@contextmanager
-def denormals_flushed() -> Iterator[None]:
-    """Treat denormal floats, which cost a CPU a hundred times as much as others, as zero for a while."""
-    already = float(torch.tensor(2e-38) * 0.1) == 0
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(already)
 
 
 def _class_name(model: Any) -> str:

@@ -68,9 +68,12 @@ def launch(
     Raises:
         ValueError: the app would be open to the world without a password, or cannot listen there.
     """
+    from genres.runtime import share_memory_between_threads
+
     if share and not auth:
         raise ValueError("A public address needs a password: give a user name and a password, or leave out share.")
     page = build(models)
+    share_memory_between_threads()
     try:
         _, address, public = page.launch(
             server_name=host, server_port=port, share=share, auth=auth, inbrowser=open_browser, **_options()

@@ -22,7 +22,7 @@ from genres.media.images import Metadata, Picture
 from genres.restoration.ada_ir import AdaIR
 from genres.restoration.dea_net import DEANet
 from pipelines import Interrupted, RestorationPipeline, RestorationPipelineOutput
-from pipelines.restoration import bytes_per_pixel, denormals_flushed, is_out_of_memory
+from pipelines.restoration import bytes_per_pixel, is_out_of_memory
 from pipelines.tiling import cut
 
 ROOT = Path(__file__).parents[2]
@@ -338,15 +338,6 @@ def test_values_that_are_not_finite_are_never_a_picture(value):
     pipe.model.scale.data.fill_(value)
     with pytest.raises(ValueError, match="not finite"):
         pipe(noise(16, 16, 3))
-
-
-def test_denormals_are_flushed_during_a_call_only():
-    tiny = torch.tensor(2e-38)
-    for before in (False, True):
-        torch.set_flush_denormal(before)
-        with denormals_flushed():
-            assert float(tiny * 0.1) == 0
-        assert (float(tiny * 0.1) == 0) == before
 
 
 # Tiles
