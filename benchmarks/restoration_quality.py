@@ -1,6 +1,6 @@
 """Quality of the embedded restoration models on photographs that they were not trained on.
 
-    python -m benchmarks.restoration_quality [--images FOLDER] [--name NAME] [--models NAME...]
+    python -m benchmarks.restoration_quality [--images FOLDER] [--every N] [--name NAME] [--models NAME...]
 
 Without `--images` the photographs are the ten held out from the training set, fetched with it. Each photograph, at most
 768 pixels on its long side, is degraded with a fixed seed, rounded to 8 bits, restored by `RestorationPipeline`,
@@ -109,6 +109,7 @@ def measure(paths: list[Path], models: list[str]) -> dict[str, dict[str, float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of clean images")
+    parser.add_argument("--every", type=int, default=1, help="take every Nth image")
     parser.add_argument("--name", default="held_out")
     parser.add_argument("--models", nargs="+", default=["adair-all-in-one", "dea-net-haze"])
     options = parser.parse_args()
@@ -116,6 +117,7 @@ def main() -> None:
         paths = sorted(p for p in options.images.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
     else:
         paths = sorted(photo.path for photo in fetch_photos() if photo.split == "validation")
+    paths = paths[:: options.every]
     table = measure(paths, options.models)
     RESULTS.mkdir(exist_ok=True)
     content = {"images": len(paths), "psnr": {k: {n: round(v, 3) for n, v in row.items()} for k, row in table.items()}}

@@ -69,12 +69,15 @@ def import_checkpoint(
     folder = output / name if name else output
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CommandError(f"{printable(folder)} exists already: choose another folder.")
-    from weights import load_official
+    from weights import CLASS_TASKS, load_official
 
     model = load_official(file)
     _save(model, file, folder)
     print(f"{file.name} is {type(model).__name__} with {_count(model):,} parameters; it is now in {printable(folder)}.")
-    print(f"Use it: genres restore PHOTO -o OUT --model {printable(folder)}")
+    if type(model).__name__ in CLASS_TASKS:
+        print(f"Use it: genres restore PHOTO -o OUT --model {printable(folder)}")
+    else:
+        print(f"Use it in Python: {type(model).__name__}.from_pretrained({str(folder)!r})")
 
 
 @weights.command()

@@ -58,3 +58,23 @@ class GatedConvFeedForward(nn.Module):
         expanded = F.linear(pixels, half(self.expand.weight.flatten(1)), bias(self.expand)).permute(0, 3, 1, 2)
         kernels = half(self.depthwise.weight)
         return F.conv2d(expanded, kernels, bias(self.depthwise), padding=1, groups=len(kernels))
+
+
+class SwiGLU(nn.Module):
+    """Feed-forward layer with a gate that passes through SiLU (arXiv 2002.05202), without biases.
+
+    Args:
+        channels: width C of input and output.
+        hidden: width of each of the two gated branches.
+
+    Shapes: (..., C) -> (..., C).
+    """
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.expand = nn.Linear(channels, hidden * 2, bias=False)  # the gate first, then the value
+        self.project = nn.Linear(hidden, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.expand(x).chunk(2, dim=-1)  # 2 x (..., hidden)
+        return self.project(F.silu(gate) * value)

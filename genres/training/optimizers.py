@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -114,3 +115,16 @@ def split_parameters(model: torch.nn.Module, adam_lr: float) -> list[dict]:
         flat = parameter.shape[0], parameter[0].numel() if parameter.ndim > 1 else 1
         (matrices if parameter.ndim > 1 and min(flat) >= 16 else rest).append(parameter)
     return [{"params": matrices}, {"params": rest, "lr": adam_lr, "adam": True}]
+
+
+def warmup_cosine(fraction: float, warmup: float = 0.1, start: float = 0.1) -> float:
+    """Factor of the learning rate in HNeRV's training (arXiv 2304.02633, section 4).
+
+    Linear from `start` to 1 in the first `warmup` of the run, then half a cosine to 0.
+
+    Args:
+        fraction: how much of the run is done, 0 to 1.
+    """
+    if fraction < warmup:
+        return start + (1 - start) * fraction / warmup
+    return (math.cos(math.pi * (fraction - warmup) / (1 - warmup)) + 1) / 2

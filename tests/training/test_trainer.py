@@ -125,7 +125,7 @@ def test_recipes_of_the_embedded_models_are_valid():
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_fall_with_the_error(name):
     torch.manual_seed(0)
-    target = torch.rand(2, 3, 8, 8)
+    target = torch.rand(2, 3, 16, 16)
     values = [LOSSES[name](target + share * torch.randn_like(target), target) for share in (0.0, 0.01, 0.1)]
     assert values[0] < values[1] < values[2]
 

@@ -7,7 +7,7 @@ A module has `TITLE`, `PREFIXES` under which its authors save the network, `reco
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from weights import WeightsError
-from weights.official import ada_ir, dea_net
+from weights.official import ada_ir, ddt, dea_net, hnerv, mindspore, tunable
 
-PAPERS: tuple[ModuleType, ...] = (ada_ir, dea_net)
+PAPERS: tuple[ModuleType, ...] = (ada_ir, dea_net, ddt, tunable, hnerv)
 NESTED = ("state_dict", "params_ema", "params", "model_state_dict", "model", "ema", "net")
 SUFFIXES = (".ckpt", ".pth", ".pt", ".pk", ".bin", ".safetensors")
 
@@ -44,6 +44,8 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
             from safetensors.torch import load_file
 
             return load_file(path)
+        if path.suffix == ".ckpt" and mindspore.is_checkpoint(path):
+            return mindspore.read(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise WeightsError(
@@ -60,19 +62,38 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
 
 
 def tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint, whatever it is wrapped in; floats become float32."""
+    """The state dict inside a checkpoint, whatever it is wrapped in; floats become float32.
+
+    Dictionaries of dictionaries that are none of the usual wraps are flattened, their keys joined by dots.
+    """
     for key in NESTED:
         inner = content.get(key)
         if isinstance(inner, Mapping) and any(isinstance(value, Tensor | np.ndarray) for value in inner.values()):
             content = inner
             break
     state = {}
-    for key, value in content.items():
+    for key, value in _flat(content):
         if isinstance(value, np.ndarray):
             value = torch.from_numpy(np.ascontiguousarray(value))
-        if isinstance(key, str) and isinstance(value, Tensor):
+        if isinstance(value, Tensor):
             state[key] = value.float() if value.is_floating_point() else value
     return state
+
+
+def _flat(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Entries of nested dictionaries, each dictionary once: a file may hold one that contains itself."""
+    pending: list[tuple[str, Mapping[str, Any]]] = [("", content)]
+    seen: set[int] = set()
+    while pending:
+        prefix, mapping = pending.pop()
+        if id(mapping) in seen:
+            continue
+        seen.add(id(mapping))
+        for key, value in mapping.items():
+            if isinstance(key, str) and isinstance(value, Mapping):
+                pending.append((f"{prefix}{key}.", value))
+            elif isinstance(key, str):
+                yield f"{prefix}{key}", value
 
 
 def from_state(content: Mapping[str, Any], label: str) -> nn.Module:

@@ -1,0 +1,1 @@
+"""Generative models of images, and the ways of drawing samples from them."""

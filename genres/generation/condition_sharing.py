@@ -1,0 +1,109 @@
+"""Which steps of a sampler compute the self-condition of DDT anew (arXiv 2504.05741, section 4.4).
+
+Self-conditions of neighbouring steps are alike, so a sampler computes them at K recompute steps and reuses each until
+the next one. Either the recompute steps are spread evenly, or statistical dynamic programming finds those for which
+the reused self-conditions are nearest to the ones that every step would compute by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TOKENS_AT_ONCE = 1024  # that are compared in one matrix product; bounds the memory
+
+
+@torch.no_grad()
+def condition_similarity(conditions: Sequence[Tensor]) -> np.ndarray:
+    """How alike the self-conditions of every two steps are.
+
+    The conditions must come from a run in which every step computed its own; a run with sharing would measure its own
+    reuse.
+
+    Args:
+        conditions: of every step, each (B, N, C).
+
+    Returns: (steps, steps) float64, the cosine similarity averaged over tokens and samples.
+    """
+    tokens = [condition.flatten(0, 1) for condition in conditions]  # steps x (B*N, C)
+    total = torch.zeros(len(tokens), len(tokens), dtype=torch.float64)
+    for start in range(0, len(tokens[0]), TOKENS_AT_ONCE):
+        part = torch.stack([step[start : start + TOKENS_AT_ONCE] for step in tokens])  # (steps, n, C)
+        part = F.normalize(part.float(), dim=-1).flatten(1)  # (steps, n*C)
+        total += (part @ part.T).double().cpu()
+    return (total / len(tokens[0])).numpy()
+
+
+def segment_costs(similarity: np.ndarray) -> np.ndarray:
+    """Error of computing the self-condition at step j and reusing it up to and with step i.
+
+    Args:
+        similarity: (steps, steps), as `condition_similarity` gives it.
+
+    Returns: (steps, steps) float64; element [i, j], i >= j, is the sum of 1 - similarity[k, j] over k = j .. i. The
+        others are infinite.
+    """
+    similarity = np.asarray(similarity, dtype=np.float64)
+    if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
+        raise ValueError(f"A table of similarities is square, not of shape {similarity.shape}.")
+    if not np.isfinite(similarity).all():
+        raise ValueError("The table of similarities holds values that are not finite.")
+    costs = np.cumsum(np.tril(1 - similarity), axis=0)
+    return np.where(np.tri(len(costs), dtype=bool), costs, np.inf)
+
+
+def plan_cost(similarity: np.ndarray, recompute_steps: Sequence[int]) -> float:
+    """Summed error of a plan, the quantity that `optimal_plan` makes least."""
+    costs = segment_costs(similarity)
+    ends = [*recompute_steps[1:], len(costs)]
+    return float(sum(costs[end - 1, start] for start, end in zip(recompute_steps, ends, strict=True)))
+
+
+def uniform_plan(num_steps: int, condition_steps: int) -> list[int]:
+    """Recompute steps spread evenly: every R-th step when there are num_steps / R of them.
+
+    Args:
+        num_steps: steps N of the sampler.
+        condition_steps: recompute steps K, 1 .. N.
+
+    Returns: K ascending step numbers, the first 0.
+    """
+    _check(num_steps, condition_steps)
+    return [-(-i * num_steps // condition_steps) for i in range(condition_steps)]  # rounded up
+
+
+def optimal_plan(similarity: np.ndarray, condition_steps: int) -> list[int]:
+    """Recompute steps of least summed error, by dynamic programming in O(K N^2) ("statistical dynamic programming").
+
+    Args:
+        similarity: (N, N), as `condition_similarity` gives it.
+        condition_steps: recompute steps K, 1 .. N.
+
+    Returns: K ascending step numbers, the first 0. Among equally good plans, later segments start as early as can be.
+    """
+    costs = segment_costs(similarity)
+    num_steps = len(costs)
+    _check(num_steps, condition_steps)
+    best = costs[:, 0]  # least error of steps 0 .. i in as many segments as the loop has seen; one so far
+    starts = []  # for every number of segments after the first: start of the last one, by its end i
+    for _ in range(condition_steps - 1):
+        before = np.concatenate([[np.inf], best[:-1]])  # least error of the steps before j
+        totals = before[None] + costs  # [i, j]: the last segment is j .. i
+        starts.append(totals.argmin(1))
+        best = totals.min(1)
+    steps, end = [], num_steps - 1
+    for start in reversed(starts):
+        steps.append(int(start[end]))
+        end = steps[-1] - 1
+    return [0, *reversed(steps)]
+
+
+def _check(num_steps: int, condition_steps: int) -> None:
+    if not 1 <= condition_steps <= num_steps:
+        raise ValueError(
+            f"The self-condition can be computed at 1 to {num_steps} of {num_steps} steps, not at {condition_steps}."
+        )

@@ -1,0 +1,133 @@
+"""Sampling by flow matching with classifier-free guidance and shared self-conditions (arXiv 2504.05741, section 4.4).
+
+The schedulers are diffusers'. They count noise: sigma = 1 - t with the paper's time t, and their model output is
+noise - data, the negative velocity; both are converted here. A scheduler's `shift` is the paper's time shift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genres.generation.ddt import DDTOutput
+
+ROUNDING = 1e-6  # of a scheduler's times, which it holds in float32
+
+
+@dataclass
+class FlowStep:
+    """One step that was taken. A consumer may replace `sample` before the next one.
+
+    Attributes:
+        index: number of the step, from 0.
+        timestep: of the scheduler.
+        time: the paper's time t in [0, 1] from which the step started.
+        sample: after the step, (B, C, H, W).
+        condition: self-condition that was used, (2B or B, N, hidden): the unconditional half first, if it was computed.
+        recomputed: whether the condition was computed at this step.
+    """
+
+    index: int
+    timestep: Tensor
+    time: float
+    sample: Tensor
+    condition: Tensor
+    recomputed: bool
+
+
+def set_flow_timesteps(scheduler: Any, num_steps: int, last_step: float | None = 0.04, device: Any = None) -> None:
+    """The paper's grid for `FlowMatchEulerDiscreteScheduler`: equal steps, and a last one of a length of its own.
+
+    Args:
+        scheduler: with a fixed `shift`, which is applied to the grid.
+        num_steps: number of steps.
+        last_step: length of the last step in time before the shift, in (0, 1]; None for 1 / num_steps.
+    """
+    last_step = 1 / num_steps if last_step is None else last_step
+    if not 0 < last_step <= 1:
+        raise ValueError(f"The last step has a length in (0, 1], not {last_step}.")
+    scheduler.set_timesteps(sigmas=(1 - np.linspace(0, 1 - last_step, num_steps)).tolist(), device=device)
+
+
+def guidance_at(time: float, scale: float, interval: tuple[float, float]) -> float:
+    """The scale inside the open interval of time, 1 (no guidance) outside; a float32's rounding does not count."""
+    return scale if interval[0] + ROUNDING < time < interval[1] - ROUNDING else 1.0
+
+
+@torch.no_grad()
+def flow_steps(
+    model: Any,
+    scheduler: Any,
+    noise: Tensor,
+    class_labels: Tensor,
+    guidance_scale: float = 1.0,
+    guidance_interval: tuple[float, float] = (0.3, 1.0),
+    recompute_steps: Sequence[int] | None = None,
+    both_halves: bool = False,
+) -> Iterator[FlowStep]:
+    """Take the steps of a scheduler one by one, from noise to a sample.
+
+    The unconditional half of the batch is left out where guidance has no effect on the result.
+
+    Args:
+        model: `DDTTransformer`.
+        scheduler: of diffusers, for flow matching, with its timesteps set.
+        noise: (B, C, H, W), standard normal.
+        class_labels: integers (B,).
+        guidance_scale: of classifier-free guidance; v = v_null + scale * (v_label - v_null).
+        guidance_interval: open interval of the paper's time in which it is applied.
+        recompute_steps: steps that compute the self-condition, ascending from 0; the others reuse the last one. None
+            for all.
+        both_halves: compute the unconditional half at every step, as a measurement of the conditions needs it.
+
+    Raises:
+        ValueError: recompute steps that are not ascending numbers of steps from 0.
+    """
+    timesteps = scheduler.timesteps
+    times = (1 - timesteps.double() / scheduler.config.num_train_timesteps).tolist()
+    scales = [guidance_at(time, guidance_scale, guidance_interval) for time in times]
+    starts = list(range(len(times)) if recompute_steps is None else recompute_steps)
+    if not starts or starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= len(times):
+        raise ValueError(f"Recompute steps ascend from 0 and stay below {len(times)}, unlike {starts}.")
+    ends = dict(zip(starts, [*starts[1:], len(times)], strict=True))
+    sample, shared = noise, None
+    for index, timestep in enumerate(timesteps):
+        recompute = index in ends
+        if recompute:
+            shared = None
+            segment = range(index, ends[index])  # steps that will use the condition of this one
+            guided = both_halves or any(scales[i] != 1 for i in segment)
+        doubled = guided and (recompute or both_halves or scales[index] != 1)
+        time = torch.full((len(sample),), times[index], dtype=torch.float32, device=sample.device)
+        null = torch.full_like(class_labels, model.null_label)
+        output = model(
+            torch.cat([sample, sample]) if doubled else sample,  # (2B or B, C, H, W)
+            torch.cat([time, time]) if doubled else time,
+            torch.cat([null, class_labels]) if doubled else class_labels,
+            return_modulations=recompute and len(segment) > 1,
+            **({} if shared is None else _reuse(shared, conditional_half=guided and not doubled)),
+        )
+        if recompute:
+            shared = output
+        velocity = output.sample  # (2B or B, C, H, W)
+        if doubled:
+            unconditional, conditional = velocity.chunk(2)  # 2 x (B, C, H, W)
+            velocity = unconditional + scales[index] * (conditional - unconditional)
+        sample = scheduler.step(-velocity, timestep, sample, return_dict=False)[0]
+        step = FlowStep(index, timestep, times[index], sample, output.condition, recompute)
+        yield step
+        sample = step.sample
+
+
+def _reuse(shared: DDTOutput, conditional_half: bool) -> dict[str, Any]:
+    """What a step takes over from the recompute step before it, or the second half of it."""
+
+    def part(tensor: Tensor) -> Tensor:
+        return tensor.chunk(2)[1] if conditional_half else tensor
+
+    return {"condition": part(shared.condition), "modulations": [part(m) for m in shared.modulations or ()]}

@@ -1,0 +1,110 @@
+"""Flow sampling: sharing at every step changes nothing, guidance where it belongs, other schedulers, cost."""
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
+
+from genres.generation.flow_sampling import flow_steps, guidance_at, set_flow_timesteps
+from tests.generation.test_ddt import tiny
+
+
+def euler(num_steps: int = 6, shift: float = 1.0, last_step: float | None = 0.04):
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    set_flow_timesteps(scheduler, num_steps, last_step)
+    return scheduler
+
+
+def draw(model, scheduler=None, **arguments):
+    torch.manual_seed(3)
+    noise = torch.randn(2, 4, 8, 8)
+    return list(flow_steps(model, scheduler or euler(), noise, torch.tensor([1, 4]), **arguments))
+
+
+class Counter:
+    """Wraps a model and counts the images that go through the encoder and through the decoder."""
+
+    def __init__(self, model):
+        self.model, self.null_label = model, model.null_label
+        self.encoded = self.decoded = 0
+
+    def __call__(self, sample, *arguments, condition=None, **keywords):
+        self.decoded += len(sample)
+        self.encoded += len(sample) if condition is None else 0
+        return self.model(sample, *arguments, condition=condition, **keywords)
+
+
+@pytest.mark.parametrize("shift", [1.0, 2.0])
+@pytest.mark.parametrize("last_step", [0.04, None])
+def test_grid(shift, last_step):
+    times = torch.cat([torch.linspace(0, 1 - (last_step or 1 / 6), 6), torch.ones(1)])
+    expected = times / (times + (1 - times) * shift)
+    assert torch.allclose(1 - euler(6, shift, last_step).sigmas, expected, atol=1e-6)
+    with pytest.raises(ValueError, match="last step"):
+        euler(last_step=0.0)
+
+
+def test_a_plan_of_every_step_is_no_sharing():
+    model = tiny()
+    every = draw(model, guidance_scale=3.0, recompute_steps=range(6))
+    assert torch.equal(every[-1].sample, draw(model, guidance_scale=3.0)[-1].sample)
+    assert all(step.recomputed for step in every)
+
+
+@pytest.mark.parametrize("plan", [[0], [0, 1], [0, 3, 5], range(6)])
+def test_leaving_out_the_unconditional_half_changes_nothing(plan):
+    model = tiny()
+    short = draw(model, guidance_scale=3.0, recompute_steps=plan)
+    whole = draw(model, guidance_scale=3.0, recompute_steps=plan, both_halves=True)
+    assert torch.allclose(short[-1].sample, whole[-1].sample, atol=1e-5)
+    assert [step.index for step in short if step.recomputed] == list(plan)
+    assert all(len(step.condition) == 4 for step in whole)
+
+
+def test_guidance_of_one_is_the_conditional_velocity():
+    model = tiny()
+    plain = draw(model, guidance_scale=1.0)[-1].sample
+    assert torch.equal(plain, draw(model, guidance_scale=5.0, guidance_interval=(1.0, 1.0))[-1].sample)
+    assert not torch.allclose(plain, draw(model, guidance_scale=5.0)[-1].sample, atol=1e-3)
+    assert [guidance_at(time, 2.0, (0.3, 1.0)) for time in (0.0, 0.3, 0.5, 1.0)] == [1.0, 1.0, 2.0, 1.0]
+
+
+def test_a_step_on_the_bound_of_the_interval_is_not_guided():
+    counter = Counter(tiny())
+    draw(counter, euler(10, last_step=0.1), guidance_scale=3.0, guidance_interval=(0.3, 0.7))  # times 0, .1, .. .9
+    assert counter.decoded == 10 * 2 + 3 * 2  # .4, .5, .6
+
+
+def test_only_what_is_needed_is_computed():
+    counter = Counter(tiny())
+    draw(counter, guidance_scale=3.0, recompute_steps=[0, 2, 4])  # times 0, .19, .38, .58, .77, .96
+    assert counter.encoded == 2 + 4 + 4
+    assert counter.decoded == 2 + 2 + 4 * 4
+    counter = Counter(tiny())
+    draw(counter, guidance_scale=1.0)
+    assert counter.encoded == counter.decoded == 6 * 2
+
+
+def test_a_consumer_may_replace_the_sample():
+    model = tiny()
+    torch.manual_seed(3)
+    noise = torch.randn(2, 4, 8, 8)
+    for step in flow_steps(model, euler(), noise, torch.tensor([1, 4])):
+        assert not step.sample.requires_grad and torch.is_grad_enabled()
+        if step.index == 4:
+            step.sample = torch.zeros_like(step.sample)
+    assert not torch.allclose(step.sample, draw(model)[-1].sample, atol=1e-3)
+
+
+def test_a_higher_order_scheduler_needs_fewer_steps():
+    model = tiny()
+    exact = draw(model, euler(100, last_step=None))[-1].sample
+    heun = FlowMatchHeunDiscreteScheduler()
+    heun.set_timesteps(10)
+    coarse = draw(model, euler(20, last_step=None))[-1].sample
+    assert (draw(model, heun)[-1].sample - exact).norm() < (coarse - exact).norm()
+
+
+@pytest.mark.parametrize("plan", [[], [1, 2], [0, 2, 2], [0, 3, 1], [0, 6]])
+def test_wrong_plans_are_refused(plan):
+    with pytest.raises(ValueError, match="ascend from 0"):
+        draw(tiny(), recompute_steps=plan)
