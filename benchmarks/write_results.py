@@ -23,9 +23,9 @@ Every figure on this page is written by `python -m benchmarks.write_results` fro
 haze is dense, rain is that of the training distribution, low light and blur come with 1 % noise. "nothing" is the clean
 photograph itself, where 100 stands for an equal image.
 
-What falls short: the all-in-one model hardly removes haze and motion blur, and is 0.9 dB or more below BM3D on noise.
-`dea-net-haze` stays below a dark channel prior on synthetic haze. Both were trained for minutes where the authors took
-days; the recipes can be run longer.
+What falls short: the all-in-one model hardly removes haze, and motion blur not at all; on some photographs it makes a
+blurred or clean picture slightly worse. `dea-net-haze` treats a clear photograph as a hazy one. Both were
+trained for about two hours on one processor core; the recipes can be run longer.
 """
 
 SPEED = """
@@ -33,8 +33,8 @@ SPEED = """
 
 `python -m benchmarks.restoration_speed` runs the published sizes (AdaIR 28.8 M parameters, DEA-Net 3.65 M, deployed) on
 random weights, each figure in a process of its own: our modules against the order of operations of the authors' code
-(`benchmarks/official_way.py`), same weights, same input. Memory is the peak above the loaded network. On a shared virtual
-machine the ratio of AdaIR at 128 pixels varied between 1.4 and 2.1 from run to run.
+(`benchmarks/official_way.py`), same weights, same input. Memory is the peak above the loaded network.
+On a shared machine the ratios vary from run to run.
 """
 
 
