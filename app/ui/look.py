@@ -92,3 +92,11 @@ def theme() -> gr.themes.Base:
 
 CSS = (FOLDER / "page.css").read_text(encoding="utf-8")
 HEAD = f"<script>{(FOLDER / 'page.js').read_text(encoding='utf-8')}</script>"
+
+
+def fold(title: str, name: str) -> gr.Column:
+    """A section that opens at a press. Its fields are there from the start: gradio's own one drops what comes to its
+    fields while they are being made."""
+    button = f'<button type="button" class="fold" aria-expanded="false" aria-controls="{name}">{title}</button>'
+    gr.HTML(button, padding=False, min_height=0)
+    return gr.Column(elem_id=name, elem_classes="folded")

@@ -11,6 +11,14 @@ document.addEventListener("paste", (event) => {
   field.dispatchEvent(new Event("change", { bubbles: true }));
 });
 
+// Sections that open at a press.
+document.addEventListener("click", (event) => {
+  const button = event.target.closest?.("button.fold");
+  if (!button) return;
+  const open = document.getElementById(button.getAttribute("aria-controls")).classList.toggle("open");
+  button.setAttribute("aria-expanded", String(open));
+});
+
 // The line between before and after becomes a slider that the arrow keys move.
 const sharesOfWidth = { ArrowLeft: -0.05, ArrowRight: 0.05, PageDown: -0.25, PageUp: 0.25, Home: -1, End: 1 };
 const lineOffset = (handle) => new DOMMatrix(handle.style.transform).m41;

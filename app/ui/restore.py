@@ -13,6 +13,7 @@ from typing import Any
 
 import gradio as gr
 
+from app.ui import look
 from app.ui.files import THUMBNAIL_SIDE, new_folder, safe_stem, save_preview, uploaded
 from app.ui.jobs import Job, Throttle, stream
 from app.ui.models import Shelf
@@ -144,7 +145,7 @@ class RestoreTab:
         self.strength = gr.Slider(
             0, 1, 1, step=0.05, label="Strength", info="Less than 1 mixes the original back in.", elem_id="strength"
         )
-        with gr.Accordion("More settings", open=False):
+        with look.fold("More settings", "more"):
             self.tile = gr.Number(
                 TILE,
                 label="Tile size in pixels",

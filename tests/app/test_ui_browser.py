@@ -136,8 +136,6 @@ def test_settings_come_back_from_a_result(open_page, tmp_path):
     assert read_settings(file)["strength"] == 0.4
 
     page = open_page()
-    page.get_by_text("More settings").click()  # first: gradio drops an update that arrives while a section is opening
-    expect(page.get_by_label("Tile size in pixels")).to_be_visible()
     upload(page, file)
     status(page, "The settings were taken over from a-restored.png.")
     expect(page.locator("#task input[value=dehaze]")).to_be_checked()
