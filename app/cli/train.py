@@ -37,9 +37,11 @@ def train(
     from genres.training.trainer import train as run
 
     plan = read_recipe(path)
+    start = str(start_folder(plan.start)) if plan.start else None
     is_main = os.environ.get("RANK", "0") == "0"  # set by accelerate launch
     if is_main:
         _keep_recipe(path, output, plan)
+    plan.start = start
     if threads:
         import torch
 
@@ -68,6 +70,13 @@ def find_recipe(text: str) -> Path:
     if text not in bundled:
         raise CommandError(f"There is no recipe {printable(text)}: give a YAML file or one of {', '.join(bundled)}.")
     return bundled[text]
+
+
+def start_folder(text: str) -> Path:
+    """The folder of weights to begin with, given by path or as the name of an embedded model."""
+    from weights import embedded_folder
+
+    return Path(text) if Path(text, "config.json").is_file() else embedded_folder(text)
 
 
 def _keep_recipe(path: Path, folder: Path, recipe: "Recipe") -> None:

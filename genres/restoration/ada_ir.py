@@ -19,6 +19,7 @@ from genres.layers.attention import ChannelCrossAttention, ChannelSelfAttention
 from genres.layers.convolutions import PointwiseConv2d
 from genres.layers.feed_forward import GatedConvFeedForward
 from genres.layers.norms import LayerNorm2d
+from genres.layers.outputs import MAPS, gain_and_residual
 
 
 class TransformerBlock(nn.Module):
@@ -169,6 +170,8 @@ class AdaIR(ModelMixin, ConfigMixin):
         soft_window: cut the bands by a learnable soft window instead of the published box. An option of ours.
         embed_bias: give the first convolution a bias. The layer norms do not see a common factor of their input, so
             without it the first blocks cannot tell bright from dark. An option of ours.
+        gain: the last convolution makes a gain and its centre beside the residual (`layers.outputs`). An option of
+            ours; in_channels and out_channels are then equal.
 
     Shapes: (B, in_channels, H, W) in [0, 1] -> (B, out_channels, H, W), not clamped. H and W must be multiples of
     `8 * stem`.
@@ -190,11 +193,14 @@ class AdaIR(ModelMixin, ConfigMixin):
         stem: int = 1,
         soft_window: bool = False,
         embed_bias: bool = False,
+        gain: bool = False,
     ):
         super().__init__()
         if in_channels != out_channels and 1 not in (in_channels, out_channels):
             raise ValueError(f"An image of {in_channels} channels cannot be added to one of {out_channels} channels.")
-        self.stem = stem
+        if gain and in_channels != out_channels:
+            raise ValueError(f"A gain needs as many channels out as in, not {in_channels} and {out_channels}.")
+        self.stem, self.gain = stem, gain
         widths = [dim, dim * 2, dim * 4, dim * 8]
         for width, head in zip([*widths, widths[1]], [*heads, heads[0]], strict=True):
             if width % head:
@@ -235,7 +241,8 @@ class AdaIR(ModelMixin, ConfigMixin):
         self.up1 = up(widths[1])
         self.decoder1 = blocks(num_blocks[0], widths[1], heads[0])
         self.refinement = blocks(num_refinement_blocks, widths[1], heads[0])
-        self.output = nn.Conv2d(widths[1], out_channels * stem**2, 3, padding=1, bias=bias)
+        maps = out_channels * (MAPS if gain else 1)
+        self.output = nn.Conv2d(widths[1], maps * stem**2, 3, padding=1, bias=bias)
 
     @property
     def size_multiple(self) -> int:
@@ -259,5 +266,6 @@ class AdaIR(ModelMixin, ConfigMixin):
         x = self.decoder2(self.reduce2(torch.cat([self.up2(x), level2], 1)))  # (B, 2d, H/2, W/2)
         x = self.frequency2(image, x) if self.frequency2 else x
         x = self.decoder1(torch.cat([self.up1(x), level1], 1))  # (B, 2d, H, W)
-        x = self.output(self.refinement(x))  # (B, out_channels * stem^2, H, W)
-        return image + (F.pixel_shuffle(x, self.stem) if self.stem > 1 else x)
+        x = self.output(self.refinement(x))  # (B, out_channels * stem^2, H, W), thrice the channels with a gain
+        x = F.pixel_shuffle(x, self.stem) if self.stem > 1 else x
+        return gain_and_residual(image, x) if self.gain else image + x

@@ -16,6 +16,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from genres.layers.convolutions import PointwiseConv2d
+from genres.layers.outputs import MAPS, gain_and_residual
 
 # The angular difference convolution subtracts the kernel rotated by one step around its centre.
 ROTATION = (3, 0, 1, 6, 4, 2, 7, 8, 5)
@@ -173,6 +174,8 @@ class DEANet(ModelMixin, ConfigMixin):
         deployed: plain convolutions instead of detail-enhanced ones.
         stem: the network works on the image unshuffled by this factor. 1 is the published form.
         global_residual: add the input to the output. An option of ours, which lets training start at the identity.
+        gain: the last convolution makes a gain and its centre beside the residual (`layers.outputs`), which is added
+            to the input. An option of ours.
 
     Shapes: (B, 3, H, W) in [0, 1] -> (B, 3, H, W), not clamped. H and W must be multiples of `4 * stem` and at
     least `16 * stem`.
@@ -186,9 +189,10 @@ class DEANet(ModelMixin, ConfigMixin):
         deployed: bool = True,
         stem: int = 1,
         global_residual: bool = False,
+        gain: bool = False,
     ):
         super().__init__()
-        self.stem, self.global_residual = stem, global_residual
+        self.stem, self.global_residual, self.gain = stem, global_residual, gain
         b = base_dim
 
         def blocks(count: int, channels: int, attention: bool = False) -> nn.Sequential:
@@ -211,7 +215,7 @@ class DEANet(ModelMixin, ConfigMixin):
         self.fusion2 = MixupFusion(b * 2, reduction=4)
         self.up1 = up(b * 2)
         self.decoder1 = blocks(num_blocks[4], b)
-        self.output = nn.Conv2d(b, 3 * stem**2, 3, padding=1)
+        self.output = nn.Conv2d(b, (3 * MAPS if gain else 3) * stem**2, 3, padding=1)
 
     @property
     def size_multiple(self) -> int:
@@ -246,6 +250,8 @@ class DEANet(ModelMixin, ConfigMixin):
         x = self.fusion3(level3, self.level3(self.enter3(level3)))  # (B, 4b, H/4, W/4)
         x = self.decoder2(F.relu(self.up2(x)))  # (B, 2b, H/2, W/2)
         x = self.decoder1(F.relu(self.up1(self.fusion2(level2, x))))  # (B, b, H, W)
-        x = self.output(x)  # (B, 3 * stem^2, H, W)
+        x = self.output(x)  # (B, 3 * stem^2, H, W), thrice the channels with a gain
         x = F.pixel_shuffle(x, self.stem) if self.stem > 1 else x
+        if self.gain:
+            return gain_and_residual(image, x)
         return image + x if self.global_residual else x

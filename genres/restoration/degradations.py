@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import cv2
 import torch
 import torch.nn.functional as F
 from kornia.filters import filter2d, gaussian_blur2d
@@ -54,6 +55,13 @@ def noise(image: Tensor, generator: Generator) -> Tensor:
     return (camera_noise if _chance(1 / 6, generator) else gaussian_noise)(image, generator)
 
 
+def jpeg(image: Tensor, generator: Generator) -> Tensor:
+    """Blocks of a JPEG file of quality 60 to 97, as most photographs have that people bring."""
+    pixels = (image * 255).round().byte().permute(1, 2, 0).flip(-1).contiguous().numpy()  # (H, W, BGR)
+    _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _integer(60, 97, generator)])
+    return torch.from_numpy(cv2.imdecode(data, cv2.IMREAD_COLOR)).flip(-1).permute(2, 0, 1).float() / 255
+
+
 def smooth_field(height: int, width: int, generator: Generator) -> Tensor:
     """A smooth random field (height, width) that spans [0, 1]: coarse noise, a ramp, or their mixture."""
     coarse = torch.rand((1, 1, _integer(2, 6, generator), _integer(2, 6, generator)), generator=generator)
@@ -68,7 +76,7 @@ def smooth_field(height: int, width: int, generator: Generator) -> Tensor:
 def haze(image: Tensor, generator: Generator) -> Tensor:
     """Haze by the scattering model I = J t + A (1 - t), t = exp(-beta d) with smooth random depth d.
 
-    The airlight A is near white with a slight colour; one image in ten is nearly clear.
+    The airlight A is near white with a slight colour; one image in ten is nearly clear, one in four a JPEG file.
     """
     depth = smooth_field(image.shape[-2], image.shape[-1], generator)
     nearest = _uniform(0.05, 0.8, generator)
@@ -76,11 +84,12 @@ def haze(image: Tensor, generator: Generator) -> Tensor:
     beta = _uniform(0, 0.2, generator) if _chance(0.1, generator) else _uniform(0.3, 2.6, generator)
     transmission = torch.exp(-beta * depth)
     tint = 0.02 * torch.randn((3, 1, 1), generator=generator)
-    airlight = (_uniform(0.65, 1.0, generator) + tint).clamp(0, 1)
+    airlight = (_uniform(0.7, 1.0, generator) + tint).clamp(0, 1)
     hazy = image * transmission + airlight * (1 - transmission)
     if _chance(0.3, generator):
         hazy = hazy + _uniform(0, 0.01, generator) * _randn(image, generator)
-    return hazy.clamp(0, 1)
+    hazy = hazy.clamp(0, 1)
+    return jpeg(hazy, generator) if _chance(0.25, generator) else hazy
 
 
 def line_kernel(length: float, angle: float, size: int, width: float = 0.5) -> Tensor:
@@ -111,7 +120,7 @@ def rain(image: Tensor, generator: Generator) -> Tensor:
     return (image + streaks * _uniform(0.4, 1.0, generator)).clamp(0, 1)
 
 
-def motion_kernel(generator: Generator, size: int = 25, longest: float = 22.0) -> Tensor:
+def motion_kernel(generator: Generator, size: int = 25, longest: float = 18.0) -> Tensor:
     """Blur kernel of a random camera trajectory: a point with inertia, drawn with sub-pixel accuracy.
 
     Returns: (size, size), non-negative, sum 1, its centre of mass in the middle.
@@ -140,10 +149,11 @@ def motion_blur(image: Tensor, generator: Generator) -> Tensor:
 
 
 def low_light(image: Tensor, generator: Generator) -> Tensor:
-    """Darkness: a power law with gain, then noise of up to 2 %."""
+    """Darkness: a power law with gain, then noise of up to 2 %; one image in six is a JPEG file."""
     gamma, gain = _uniform(1.3, 3.5, generator), _uniform(0.25, 1.0, generator)
     dark = gain * image.clamp_min(1e-4) ** gamma
-    return (dark + _uniform(0.002, 0.02, generator) * _randn(image, generator)).clamp(0, 1)
+    dark = (dark + _uniform(0.002, 0.02, generator) * _randn(image, generator)).clamp(0, 1)
+    return jpeg(dark, generator) if _chance(1 / 6, generator) else dark
 
 
 def clean(image: Tensor, generator: Generator) -> Tensor:

@@ -60,6 +60,7 @@ class Recipe:
     restarts: list[int] = field(default_factory=list)  # steps at which the rate warms up and falls once more
     clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.999  # decay of the moving average of the weights
+    start: str | None = None  # folder of a trained network of the same class to begin with
     zero: list[str] = field(default_factory=list)  # parameters set to zero before the first step
     frozen: dict[str, int] = field(default_factory=dict)  # parameter -> first step that trains it
     precision: str = "no"  # or bf16, fp16 (automatic mixed precision)
@@ -106,7 +107,29 @@ def build_model(recipe: Recipe) -> AdaIR | DEANet:
     parameters = dict(model.named_parameters())
     for name in recipe.zero:
         torch.nn.init.zeros_(parameters[name])
+    if recipe.start:
+        start_from(model, recipe.start)
     return model
+
+
+def start_from(model: AdaIR | DEANet, source: str) -> None:
+    """Take over the weights of a trained network; a tensor that has grown since is filled up with zeros.
+
+    Raises:
+        ValueError: the weights do not fit the network.
+    """
+    trained = type(model).from_pretrained(source).state_dict()
+    state = model.state_dict()
+    if missing := sorted(set(trained) - set(state)):
+        raise ValueError(f"The weights {source!r} do not fit the recipe's network: it has no {missing[0]}.")
+    for name, value in trained.items():
+        grown = [after - before for after, before in zip(state[name].shape, value.shape, strict=True)]
+        if min(grown, default=0) < 0:
+            raise ValueError(f"The weights {source!r} do not fit the recipe's network: {name} is larger there.")
+        filled = torch.zeros_like(state[name])
+        filled[tuple(slice(size) for size in value.shape)] = value
+        state[name] = filled
+    model.load_state_dict(state)
 
 
 def learning_rate_factor(step: int, recipe: Recipe) -> float:

@@ -9,6 +9,7 @@ import yaml
 
 from app.cli.train import Progress, bundled_recipes, find_recipe
 from tests.app.cli_tools import save_image
+from weights import embedded_folder
 
 RECIPE = {
     "name": "tiny",
@@ -61,6 +62,18 @@ def test_bundled_recipes_are_found_and_valid(genres, run, tmp_path):
         assert find_recipe(name) == path
         assert genres("train", name, "-o", tmp_path / name).code == 0
     assert [recipe.name for recipe, _ in run] == list(bundled_recipes())
+
+
+def test_a_recipe_starts_from_an_embedded_model_or_a_folder(genres, recipe, run, tmp_path):
+    recipe.write_text(recipe.read_text() + "start: adair-all-in-one\n")
+    for _ in range(2):  # the second time it goes on with the run
+        assert genres("train", recipe, "-o", tmp_path / "run").code == 0
+    assert [Path(plan.start) for plan, _ in run] == [embedded_folder("adair-all-in-one")] * 2
+    recipe.write_text(recipe.read_text().replace("adair-all-in-one", str(embedded_folder("dea-net-haze"))))
+    assert genres("train", recipe, "-o", tmp_path / "other").code == 0
+    assert Path(run[-1][0].start) == embedded_folder("dea-net-haze")
+    recipe.write_text(recipe.read_text().replace("start: ", "start: no-"))
+    assert "no embedded model" in genres("train", recipe, "-o", tmp_path / "third").err
 
 
 def test_progress(capsys):

@@ -19,9 +19,10 @@ def test_a_fresh_frequency_block_is_the_identity():
     assert torch.equal(block(torch.rand(2, 3, 48, 80), features), features)
 
 
+@pytest.mark.parametrize("gain", [False, True])
 @pytest.mark.parametrize("stem", [1, 2])
-def test_a_zero_output_convolution_is_the_identity(stem):
-    model = AdaIR(**TINY, stem=stem)
+def test_a_zero_output_convolution_is_the_identity(stem, gain):
+    model = AdaIR(**TINY, stem=stem, gain=gain)
     torch.nn.init.zeros_(model.output.weight)
     image = torch.rand(1, 3, 48, 32)
     assert torch.equal(model(image), image)
@@ -57,6 +58,8 @@ def test_sizes_that_do_not_fit_are_explained():
         AdaIR(**TINY, stem=2)(torch.rand(1, 3, 40, 48))
     with pytest.raises(ValueError, match="8 channels cannot be divided among 3 heads"):
         AdaIR(dim=8, heads=(3, 2, 4, 8))
+    with pytest.raises(ValueError, match="as many channels out as in"):
+        AdaIR(**TINY, in_channels=3, out_channels=1, gain=True)
 
 
 @pytest.mark.parametrize("side", [64, 127, 128, 256, 300, 512])

@@ -32,6 +32,15 @@ def test_merging_twice_is_merging_once():
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
+@torch.inference_mode()
+def test_zero_output_with_a_gain_is_the_identity():
+    model = DEANet(**TINY, stem=2, gain=True).eval()
+    torch.nn.init.zeros_(model.output.weight)
+    torch.nn.init.zeros_(model.output.bias)
+    image = torch.rand(1, 3, 32, 40)
+    assert torch.equal(model(image), image)
+
+
 def test_the_fusion_weight_stays_between_a_half_and_three_quarters():
     fusion = MixupFusion(16, reduction=4)
     weight = torch.sigmoid(fusion.attention(torch.randn(1, 16, 12, 12) * 10))

@@ -8,7 +8,7 @@ import torch
 from genres.restoration.ada_ir import AdaIR
 from genres.training.data import DegradedPatches, load_pyramid
 from genres.training.losses import LOSSES, log_error
-from genres.training.trainer import Recipe, Stage, learning_rate_factor, read_recipe, train
+from genres.training.trainer import Recipe, Stage, build_model, learning_rate_factor, read_recipe, train
 
 RECIPE = """
 name: tiny
@@ -53,6 +53,19 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(recipe, tmp_path):
     assert all(torch.equal(value, parts[key]) for key, value in whole.items())
     again = weights_of(train(recipe, tmp_path / "parts"))  # a finished run only writes its model again
     assert all(torch.equal(value, again[key]) for key, value in whole.items())
+
+
+def test_a_run_starts_from_trained_weights_and_fills_up_what_has_grown(recipe, tmp_path):
+    folder = train(recipe, tmp_path / "first")
+    recipe.start, recipe.config = str(folder), {**recipe.config, "gain": True}
+    begun, trained = build_model(recipe), AdaIR.from_pretrained(folder).eval()
+    image = torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.allclose(begun.eval()(image), trained(image), atol=1e-6)
+    recipe.config = {**recipe.config, "dim": 16}
+    with pytest.raises(ValueError, match="is larger there|has no|of other"):
+        recipe.config["num_blocks"] = [1, 1, 1, 0]
+        build_model(recipe)
 
 
 def test_training_lowers_the_loss(photographs, tmp_path):
