@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from genres.runtime import fast_inference
 from pipelines.errors import Interrupted
 from pipelines.images import OUTPUT_TYPES, Work, prepare, size_of
 from pipelines.tiling import TileGrid, blend, cut_grid, pad_to
+from pipelines.tone import Tone, reduced
 
 MODELS: dict[str, type[ModelMixin]] = {"AdaIR": AdaIR, "DEANet": DEANet}
 CHECKPOINT_SUFFIXES = (".ckpt", ".pth", ".pt", ".pk", ".bin", ".safetensors")
@@ -64,12 +65,22 @@ class _Run:
     limit: float = field(default=math.inf)  # longest side of a tile that memory is known to bear
 
 
+class _Silent:
+    """Stands for a progress bar that nobody sees."""
+
+    total = 0
+
+    def update(self) -> None:
+        pass
+
+
 class RestorationPipeline(DiffusionPipeline):
     """Restores images with any of the restoration networks, in tiles where memory asks for it.
 
     Args:
         model: network called as `model(image)`, NCHW in [0, 1] to NCHW of the same shape. It may say what sides it
-            needs by `size_multiple` and `minimum_size`.
+            needs by `size_multiple` and `minimum_size`, and by `global_statistics` that it sums over all it sees: its
+            tiles are then led to the tone of the image as a whole (`pipelines.tone`).
         tasks: what the network does, of denoise, dehaze, derain, deblur and lowlight; None to know by its class.
 
     Example:
@@ -223,15 +234,33 @@ class RestorationPipeline(DiffusionPipeline):
     def _restore(self, works: list[Work], grid: TileGrid, run: _Run) -> None:
         """Fill the targets of images of equal size, band by band."""
         height, width = grid.rows.length, grid.columns.length
+        tone = self._tone(works, grid, run)
 
         def restore(top: int, left: int) -> Tensor:
-            crops = [pad_to(work.read(top, left, height, width), height, width) for work in works]
-            return self._restore_tile(torch.stack(crops), run)
+            tile = torch.stack([pad_to(work.read(top, left, height, width), height, width) for work in works])
+            restored = self._restore_tile(tile, run)
+            return tone.lead(tile, restored, top, left) if tone else restored
 
         image_height, image_width = works[0].source.shape[:2]
         for top, rows in blend(grid, restore):
             for work, part in zip(works, rows, strict=True):
                 work.write(top, part[:, : image_height - top, :image_width])
+
+    def _tone(self, works: list[Work], grid: TileGrid, run: _Run) -> Tone | None:
+        """What the network changes in the images as a whole; for networks that sum over all they see, in tiles."""
+        if len(grid) == 1 or run.strength == 0 or not getattr(self.model, "global_statistics", False):
+            return None
+        height, width = works[0].source.shape[:2]
+        factor = math.ceil(max(height / grid.rows.length, width / grid.columns.length))
+
+        def read(top: int, rows: int) -> Tensor:
+            return torch.stack([work.read(top, 0, rows, width) for work in works])
+
+        before = reduced(read, height, factor)
+        spans = cut_grid(*before.shape[-2:], 0, 0, *self._needs)
+        padded = pad_to(before, spans.rows.size, spans.columns.size)
+        after = self._restore_tile(padded, replace(run, callback=None, bar=_Silent()))
+        return Tone(before, after[..., : before.shape[2], : before.shape[3]], factor)
 
     def _restore_tile(self, tile: Tensor, run: _Run) -> Tensor:
         """(B, 3, h, w) -> (B, 3, h, w) float32; in smaller tiles if memory does not bear this one."""

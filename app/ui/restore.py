@@ -25,8 +25,7 @@ LOG = logging.getLogger(__name__)
 EXAMPLES = Path(__file__).parent / "examples"
 HISTORY_LENGTH = 24
 LARGEST_TILE = 16384
-# Tiles that differ in their global statistics meet in a visible step, so ordinary photos stay whole. Cancelling waits
-# for one tile, some seconds on a processor.
+# Ordinary photos stay whole. Cancelling waits for one tile, some seconds on a processor.
 TILE, OVERLAP = 1024, 32
 MEASURED_PIXELS = 2**24  # structural similarity keeps many copies of the picture in memory
 

@@ -177,6 +177,8 @@ class AdaIR(ModelMixin, ConfigMixin):
     `8 * stem`.
     """
 
+    global_statistics = True  # attention sums over the whole image
+
     @register_to_config
     def __init__(
         self,

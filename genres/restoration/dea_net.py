@@ -181,6 +181,8 @@ class DEANet(ModelMixin, ConfigMixin):
     least `16 * stem`.
     """
 
+    global_statistics = True  # attention sums over the whole image
+
     @register_to_config
     def __init__(
         self,

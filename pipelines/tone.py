@@ -1,0 +1,86 @@
+"""One tone for all tiles of an image.
+
+A network whose attention sums over the whole image sees other sums in every tile, and may lift the haze or the
+darkness of two neighbours differently. The image as a whole, reduced to the size of a tile, is restored first; what
+that changes on the large scale, every tile is led to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipelines.tiling import pad_to
+
+CELL = 16  # pixels: the tone is compared in cells at least so wide
+BLUR = 2.0  # standard deviation in cells
+
+
+def reduced(read: Callable[[int, int], Tensor], height: int, factor: int, rows: int = 64) -> Tensor:
+    """Means over squares of `factor` pixels, from bands of the image, so that it is never held whole as floats.
+
+    Args:
+        read: gives n rows from a first one on, (B, C, n, W); fewer at the end of the image.
+        height: of the image.
+
+    Returns: (B, C, ceil(H / factor), ceil(W / factor)).
+    """
+    band = rows * factor
+    parts = [read(top, min(band, height - top)) for top in range(0, height, band)]
+    return torch.cat([F.avg_pool2d(part, factor, ceil_mode=True, count_include_pad=False) for part in parts], 2)
+
+
+class Tone:
+    """What the restoration of the reduced image changes, as a map that tiles are led to.
+
+    Args:
+        before, after: the reduced image and its restoration, (B, 3, h, w).
+        factor: pixels of the image on a side of one of the reduced.
+    """
+
+    def __init__(self, before: Tensor, after: Tensor, factor: int):
+        cells = math.ceil(CELL / factor)
+        self.change = F.avg_pool2d(after - before, cells, ceil_mode=True, count_include_pad=False)
+        self.cell = cells * factor
+
+    def lead(self, before: Tensor, after: Tensor, top: int, left: int) -> Tensor:
+        """Add to a restored tile what its change lacks of the image's on the large scale.
+
+        Args:
+            before, after: the tile and its restoration, (B, 3, h, w).
+            top, left: where the tile lies in the image.
+        """
+        own = F.avg_pool2d(after - before, self.cell, ceil_mode=True, count_include_pad=False)
+        rows = top / self.cell + torch.arange(own.shape[2], device=own.device)  # in cells of the image
+        columns = left / self.cell + torch.arange(own.shape[3], device=own.device)
+        missing = _smooth(_sample(self.change.to(own.device), rows, columns) - own)
+        full = (missing.shape[2] * self.cell, missing.shape[3] * self.cell)
+        missing = F.interpolate(missing, full, mode="bilinear")
+        return after + missing[..., : after.shape[2], : after.shape[3]]
+
+
+def _sample(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Linear interpolation at fractional positions, the border continued: (B, C, h, w) -> (B, C, rows, columns)."""
+    for axis, positions in ((2, rows), (3, columns)):
+        last = x.shape[axis] - 1
+        positions = positions.clamp(0, last)
+        low = positions.floor().long()
+        share = (positions - low).view([-1, 1] if axis == 2 else [1, -1]).to(x.dtype)
+        x = torch.lerp(x.index_select(axis, low), x.index_select(axis, (low + 1).clamp_max(last)), share)
+    return x
+
+
+def _smooth(x: Tensor) -> Tensor:
+    """Gaussian blur of every channel, the border reflected: (B, C, h, w) -> (B, C, h, w)."""
+    reach = math.ceil(3 * BLUR)
+    kernel = torch.exp(-((torch.arange(-reach, reach + 1, device=x.device) / BLUR) ** 2) / 2)
+    kernel = (kernel / kernel.sum()).to(x.dtype)
+    batch, channels, height, width = x.shape
+    x = pad_to(x.flatten(0, 1)[:, None], height + reach, width + reach)
+    x = pad_to(x.flip(2, 3), height + 2 * reach, width + 2 * reach).flip(2, 3)
+    x = F.conv2d(F.conv2d(x, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+    return x.view(batch, channels, height, width)

@@ -1,0 +1,69 @@
+"""Tiles of a network that looks at the whole image get the tone of the image, and keep their own detail."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from pipelines import RestorationPipeline
+from pipelines.tone import Tone, reduced
+
+
+class Brighten(ModelMixin, ConfigMixin):
+    """Adds half of what the brightness of all it sees lacks to white."""
+
+    @register_to_config
+    def __init__(self, global_statistics: bool = True):
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+        self.global_statistics = global_statistics
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image + (1 - image.mean((1, 2, 3), keepdim=True)) / 2 * (1 - image)
+
+
+def ramp_with_detail() -> np.ndarray:
+    """(192, 320, 3) from dark to bright, with fine stripes that the network must keep."""
+    x = np.linspace(0.1, 0.8, 320, dtype=np.float32)[None, :, None]
+    stripes = 0.05 * (np.arange(320) % 2).astype(np.float32)[None, :, None]
+    return np.broadcast_to(x + stripes, (192, 320, 3)).copy()
+
+
+def restore(led: bool, tile: int) -> np.ndarray:
+    pipe = RestorationPipeline(Brighten(led), tasks=["lowlight"])
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(ramp_with_detail(), tile=tile).images[0]
+
+
+def test_tiles_come_near_to_the_image_in_one_piece():
+    whole = restore(True, 0)
+    apart, led = (np.abs(restore(led, 96) - whole) for led in (False, True))
+    assert apart.max() > 0.1  # the network is one whose tiles differ
+    assert led.max() < 0.03 and led.mean() < apart.mean() / 8
+
+
+def test_progress_counts_tiles_alone():
+    pipe = RestorationPipeline(Brighten(), tasks=["lowlight"])
+    pipe.set_progress_bar_config(disable=True)
+    calls = []
+    pipe(ramp_with_detail(), tile=96, callback_on_tile_end=lambda _, done, total: calls.append((done, total)))
+    assert calls == [(done, len(calls)) for done in range(1, len(calls) + 1)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (130, 65)])
+def test_reduced_is_the_mean_of_squares(size):
+    image = torch.rand(2, 3, *size, dtype=torch.float64)
+    got = reduced(lambda top, rows: image[:, :, top : top + rows], size[0], 4, rows=2)
+    assert got.shape[-2:] == (-(-size[0] // 4), -(-size[1] // 4))
+    assert torch.allclose(got[..., -1, -1], image[..., (size[0] - 1) // 4 * 4 :, (size[1] - 1) // 4 * 4 :].mean((2, 3)))
+
+
+def test_a_tile_with_the_right_tone_stays_as_it_is():
+    before = torch.rand(1, 3, 256, 256)
+    after = before + 0.2
+    tone = Tone(*(torch.nn.functional.avg_pool2d(x, 4) for x in (before, after)), factor=4)
+    tile = before[..., 40:168, 24:152]
+    assert torch.allclose(tone.lead(tile, tile + 0.2, 40, 24), tile + 0.2, atol=1e-5)
+    assert torch.allclose(tone.lead(tile, tile, 40, 24), tile + 0.2, atol=1e-5)
