@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import gradio as gr
 
@@ -24,6 +26,7 @@ from pipelines.errors import Interrupted
 LOG = logging.getLogger(__name__)
 EXAMPLES = Path(__file__).parent / "examples"
 HISTORY_LENGTH = 24
+VISITS = 256  # browsers whose history is remembered
 LARGEST_TILE = 16384
 # Ordinary photos stay whole. Cancelling waits for one tile, some seconds on a processor.
 TILE, OVERLAP = 1024, 32
@@ -97,6 +100,8 @@ class RestoreTab:
         self.shelf = shelf
         self.job = gr.State(None)
         self.history = gr.State([])
+        self.visit = gr.BrowserState(None, storage_key="genres-visit")  # finds the history again after a reload
+        self.visits: OrderedDict[str, list[Made]] = OrderedDict()
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300, elem_classes="panel"):
                 self._photo_fields()
@@ -217,6 +222,7 @@ class RestoreTab:
         view = [self.empty, self.photo, self.compare, self.facts, self.download]
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         gr.on([page.load, self.task.input], self.fit_model, self.task, self.model, **quick)
+        page.load(self.come_back, self.visit, [self.visit, self.history, self.gallery], **quick)
         self.photos.upload(self.read_back, self.photos, [*fields, self.status], **quick)
         self.photos.change(self.show_photo, self.photos, [*view, self.status], **quick)
         self.examples.select(self.use_example, None, self.photos, **quick)
@@ -240,6 +246,18 @@ class RestoreTab:
     def fit_model(self, task: str) -> gr.Dropdown:
         """Offers the models that can do the task, and proposes the best of them."""
         return gr.Dropdown(choices=self.shelf.choices(task), value=self.shelf.default(task))
+
+    def come_back(self, visit: str | None) -> dict[Any, Any]:
+        """Finds what this browser made before the page was loaded again, as long as the server runs."""
+        if not isinstance(visit, str) or visit not in self.visits:
+            visit = uuid4().hex
+            self.visits[visit] = []
+        self.visits.move_to_end(visit)
+        while len(self.visits) > VISITS:
+            self.visits.popitem(last=False)
+        history = self.visits[visit]
+        history[:] = [made for made in history if made.result.exists()]
+        return {self.visit: visit, self.history: history, **(self._gallery(history) if history else {})}
 
     def use_example(self, event: gr.SelectData) -> list[str]:
         name = list(EXAMPLE_NAMES)[int(event.index)]
@@ -365,7 +383,7 @@ class RestoreTab:
                 failures.append(report.sentence)
             else:
                 made.append(report)
-                history = [report, *history][:HISTORY_LENGTH]
+                history[:] = [report, *history][:HISTORY_LENGTH]  # in place: `visits` holds it too
                 yield {**self._view(report), **self._lists(made, history), self.history: history}
         shown = {**self._view(made[-1]), **self._lists(made, history)} if made else {}
         yield {**shown, self.status: summary_html(len(made), len(photos), failures), **self._idle()}
@@ -385,8 +403,11 @@ class RestoreTab:
     def _lists(self, made: list[Made], history: list[Made]) -> dict[Any, Any]:
         return {
             self.files: gr.File([str(item.result) for item in made], visible=len(made) > 1),
-            self.gallery: gr.Gallery([(str(m.thumbnail), m.result.name) for m in history], visible=True),
+            **self._gallery(history),
         }
+
+    def _gallery(self, history: list[Made]) -> dict[Any, Any]:
+        return {self.gallery: gr.Gallery([(str(m.thumbnail), m.result.name) for m in history], visible=True)}
 
     def show_again(self, history: list[Made], event: gr.SelectData) -> dict[Any, Any]:
         """Shows a result of this visit once more."""

@@ -76,7 +76,8 @@ def smooth_field(height: int, width: int, generator: Generator) -> Tensor:
 def haze(image: Tensor, generator: Generator) -> Tensor:
     """Haze by the scattering model I = J t + A (1 - t), t = exp(-beta d) with smooth random depth d.
 
-    The airlight A is near white with a slight colour; one image in ten is nearly clear, one in four a JPEG file.
+    The airlight A is near white, in one image of four greyer, with a slight colour. One image in ten is nearly clear,
+    one in four a JPEG file.
     """
     depth = smooth_field(image.shape[-2], image.shape[-1], generator)
     nearest = _uniform(0.05, 0.8, generator)
@@ -84,7 +85,8 @@ def haze(image: Tensor, generator: Generator) -> Tensor:
     beta = _uniform(0, 0.2, generator) if _chance(0.1, generator) else _uniform(0.3, 2.6, generator)
     transmission = torch.exp(-beta * depth)
     tint = 0.02 * torch.randn((3, 1, 1), generator=generator)
-    airlight = (_uniform(0.7, 1.0, generator) + tint).clamp(0, 1)
+    airlight = _uniform(0.6, 0.88, generator) if _chance(0.25, generator) else _uniform(0.88, 1.0, generator)
+    airlight = (airlight + tint).clamp(0, 1)
     hazy = image * transmission + airlight * (1 - transmission)
     if _chance(0.3, generator):
         hazy = hazy + _uniform(0, 0.01, generator) * _randn(image, generator)

@@ -215,6 +215,20 @@ def test_many_photos_examples_and_history(open_page, tmp_path):
     expect(page.locator("#photos .filename")).to_have_attribute("aria-label", "rain.jpg")
 
 
+def test_history_outlives_a_reload_and_is_not_another_visitors(open_page, tmp_path):
+    page = open_page()
+    upload(page, save(tmp_path / "a.png", random_picture(40, 40)))
+    page.locator("#restore").click()
+    status(page, "Done.")
+    page.reload()
+    page.get_by_role("button", name="a-restored.png").click()
+    expect(page.locator("#facts .name")).to_have_text("a-restored.png")
+    assert download(page, tmp_path / "got").name == "a-restored.png"
+    other = open_page()
+    expect(other.locator("#task input[value=auto]")).to_be_checked()
+    expect(other.locator("#history button.thumbnail-item")).to_have_count(0)
+
+
 def test_pasted_pictures_are_taken(open_page, tmp_path):
     page = open_page()
     data = base64.b64encode(save(tmp_path / "a.png", random_picture(24, 24)).read_bytes()).decode()
