@@ -384,8 +384,9 @@ class RestoreTab:
             else:
                 made.append(report)
                 history[:] = [report, *history][:HISTORY_LENGTH]  # in place: `visits` holds it too
-                yield {**self._view(report), **self._lists(made, history), self.history: history}
-        shown = {**self._view(made[-1]), **self._lists(made, history)} if made else {}
+                if len(made) + len(failures) < len(photos):  # the last is shown once, with the summary
+                    yield {**self._view(report), **self._lists(made, history), self.history: history}
+        shown = {**self._view(made[-1]), **self._lists(made, history), self.history: history} if made else {}
         yield {**shown, self.status: summary_html(len(made), len(photos), failures), **self._idle()}
 
     def _idle(self) -> dict[Any, Any]:
