@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genres.layers.convolutions import PointwiseConv2d
@@ -15,18 +16,49 @@ def simple_gate(x: Tensor) -> Tensor:
     return first * second
 
 
+def local_mean(x: Tensor, window: int) -> Tensor:
+    """Mean over a square window around every pixel (the test-time local converter, arXiv 2112.04491).
+
+    Near the borders a pixel has the mean of the nearest window that lies in the map. An axis that is no longer than
+    the window is averaged whole. Running sums make the cost independent of the window.
+
+    Shapes: (B, C, H, W) -> (B, C, H, W), where an averaged axis may have length 1.
+    """
+    for axis in (2, 3):
+        length = x.shape[axis]
+        if window >= length:
+            x = x.mean(axis, keepdim=True)
+            continue
+        sums = x.float().cumsum(axis)  # of 0..i
+        sums = F.pad(sums, (0, 0, 1, 0) if axis == 2 else (1, 0))
+        valid = length - window + 1
+        mean = (sums.narrow(axis, window, valid) - sums.narrow(axis, 0, valid)) / window
+        before, after = (window - 1) // 2, window // 2
+        padding = (0, 0, before, after) if axis == 2 else (before, after, 0, 0)
+        x = F.pad(mean, padding, mode="replicate").to(x.dtype)
+    return x
+
+
 class SimpleChannelAttention(nn.Module):
     """Scale every channel by a linear map of all channel means, without a sigmoid (NAFNet, section 3.3).
+
+    Attributes:
+        window: side of the window around each pixel that means are taken over; None for the whole map, as trained.
 
     Shapes: (B, C, H, W) -> (B, C, H, W).
     """
 
     def __init__(self, channels: int):
         super().__init__()
+        self.window: int | None = None
         self.projection = PointwiseConv2d(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.projection(x.mean((2, 3), keepdim=True))  # (B, C, H, W) * (B, C, 1, 1)
+        if self.window is None or self.window >= max(x.shape[-2:]):
+            mean = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
+        else:
+            mean = local_mean(x, self.window)  # (B, C, H, W)
+        return x * self.projection(mean)  # (B, C, H, W)
 
 
 class NAFBlock(nn.Module):
@@ -53,8 +85,12 @@ class NAFBlock(nn.Module):
         self.feed_project = PointwiseConv2d(channels, channels)
         self.scale2 = nn.Parameter(torch.zeros(channels, 1, 1))
 
+    def mix(self, gated: Tensor) -> Tensor:
+        """What the first branch makes of its gated features: (B, C, H, W) -> (B, C, H, W)."""
+        return self.project(self.attention(gated))
+
     def forward(self, x: Tensor) -> Tensor:
         gated = simple_gate(self.depthwise(self.expand(self.norm1(x))))  # (B, C, H, W)
-        x = x + self.project(self.attention(gated)) * self.scale1
+        x = x + self.mix(gated) * self.scale1
         gated = simple_gate(self.feed_expand(self.norm2(x)))  # (B, C, H, W)
         return x + self.feed_project(gated) * self.scale2

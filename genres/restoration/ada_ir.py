@@ -172,6 +172,8 @@ class AdaIR(ModelMixin, ConfigMixin):
             without it the first blocks cannot tell bright from dark. An option of ours.
         gain: the last convolution makes a gain and its centre beside the residual (`layers.outputs`). An option of
             ours; in_channels and out_channels are then equal.
+        scene_side: longest side of the reduced images from which the network learned what concerns a whole scene, haze
+            and darkness; who applies it can take the tone from there. 0 for the full size, as official ones learned.
 
     Shapes: (B, in_channels, H, W) in [0, 1] -> (B, out_channels, H, W), not clamped. H and W must be multiples of
     `8 * stem`.
@@ -196,6 +198,7 @@ class AdaIR(ModelMixin, ConfigMixin):
         soft_window: bool = False,
         embed_bias: bool = False,
         gain: bool = False,
+        scene_side: int = 0,
     ):
         super().__init__()
         if in_channels != out_channels and 1 not in (in_channels, out_channels):

@@ -176,6 +176,9 @@ class DEANet(ModelMixin, ConfigMixin):
         global_residual: add the input to the output. An option of ours, which lets training start at the identity.
         gain: the last convolution makes a gain and its centre beside the residual (`layers.outputs`), which is added
             to the input. An option of ours.
+        map_blur: with a gain, the three maps are smoothed by a triangle of `2 * map_blur - 1` pixels.
+        scene_side: longest side of the reduced images from which the network learned; who applies it can take the tone
+            from there. 0 for the full size, as official ones learned.
 
     Shapes: (B, 3, H, W) in [0, 1] -> (B, 3, H, W), not clamped. H and W must be multiples of `4 * stem` and at
     least `16 * stem`.
@@ -192,9 +195,11 @@ class DEANet(ModelMixin, ConfigMixin):
         stem: int = 1,
         global_residual: bool = False,
         gain: bool = False,
+        map_blur: int = 0,
+        scene_side: int = 0,
     ):
         super().__init__()
-        self.stem, self.global_residual, self.gain = stem, global_residual, gain
+        self.stem, self.global_residual, self.gain, self.map_blur = stem, global_residual, gain, map_blur
         b = base_dim
 
         def blocks(count: int, channels: int, attention: bool = False) -> nn.Sequential:
@@ -255,5 +260,5 @@ class DEANet(ModelMixin, ConfigMixin):
         x = self.output(x)  # (B, 3 * stem^2, H, W), thrice the channels with a gain
         x = F.pixel_shuffle(x, self.stem) if self.stem > 1 else x
         if self.gain:
-            return gain_and_residual(image, x)
+            return gain_and_residual(image, x, self.map_blur)
         return image + x if self.global_residual else x

@@ -51,6 +51,7 @@ class TunableTensors(nn.Module):
             raise ValueError(f"{len(slices)} copies cannot be divided among {num_parameters} parameters.")
         self.num_parameters = num_parameters
         self.names = tuple(slices[0])
+        self._last: tuple[list[Any], Tensor, dict[str, Tensor]] | None = None
         for name in self.names:
             copies = [part[name] for part in slices]
             parameters = [nn.Parameter(x.detach().clone(), requires_grad=x.requires_grad) for x in copies]
@@ -64,11 +65,35 @@ class TunableTensors(nn.Module):
                 self.coefficients.bias.zero_()
 
     def mix(self, parameters: Tensor | Sequence[float]) -> dict[str, Tensor]:
-        """Every tensor at the given parameters, (P,) or (B, P): by name, (B, *shape); B is 1 for (P,)."""
-        rows = _rows(parameters, self.num_parameters, getattr(self, self.names[0])[0])  # (B, P)
-        weights = rows if self.coefficients is None else self.coefficients(rows)  # (B, M)
-        stacks = {name: torch.stack(list(getattr(self, name))) for name in self.names}  # (M, *shape)
-        return {name: torch.tensordot(weights, stack, 1) for name, stack in stacks.items()}  # (B, *shape)
+        """Every tensor at the given parameters, (P,) or (B, P): by name, (B, *shape); B is 1 for (P,).
+
+        Without gradients on a CPU, what was mixed last is kept and given again while neither the parameters nor the
+        kernels change: mixing small kernels costs more in calls than in arithmetic.
+        """
+        copies = {name: tuple(getattr(self, name)._parameters.values()) for name in self.names}
+        like = copies[self.names[0]][0]
+        rows = _rows(parameters, self.num_parameters, like)  # (B, P)
+        if torch.is_grad_enabled() or rows.is_cuda or torch.compiler.is_compiling():
+            return self._mixed(rows, copies)
+        tensors = [tensor for values in copies.values() for tensor in values]
+        if self.coefficients is not None:
+            tensors += [self.coefficients.weight, self.coefficients.bias]
+        if any(tensor.is_inference() for tensor in tensors):  # their changes are not counted
+            return self._mixed(rows, copies)
+        state = [(tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors]
+        if self._last is None or self._last[0] != state or not torch.equal(self._last[1], rows):
+            self._last = state, rows.clone(), self._mixed(rows, copies)
+        return dict(self._last[2])
+
+    def _mixed(self, rows: Tensor, copies: Mapping[str, tuple[Any, ...]]) -> dict[str, Tensor]:
+        weights = rows  # (B, M)
+        if self.coefficients is not None:
+            weights = F.linear(rows, self.coefficients.weight, self.coefficients.bias)
+        mixed = {}
+        for name, values in copies.items():
+            stack = torch.stack(values).reshape(len(values), -1)  # (M, size)
+            mixed[name] = (weights @ stack).view(len(rows), *values[0].shape)
+        return mixed
 
 
 def _rows(parameters: Tensor | Sequence[float], count: int, like: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from genres.restoration.ada_ir import AdaIR
 from genres.restoration.dea_net import DEANet
 from weights import WeightsError, load_official
-from weights.official import ada_ir, dea_net
+from weights.official import PAPERS, dea_net
 from weights.official.names import expansion_factor
 
 # --- the way back from our names to the official ones, written apart from the rules that are tested ---
@@ -262,5 +262,5 @@ def test_no_unsafe_loading_anywhere():
 
 
 def test_the_modules_agree_on_their_shape():
-    for paper in (ada_ir, dea_net):
+    for paper in PAPERS:
         assert paper.TITLE and isinstance(paper.PREFIXES, tuple)

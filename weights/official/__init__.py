@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from weights import WeightsError
-from weights.official import ada_ir, ddt, dea_net, hnerv, mindspore, tunable
+from weights.official import ada_ir, ddt, dea_net, deep_rft, hnerv, mindspore, tunable
 
-PAPERS: tuple[ModuleType, ...] = (ada_ir, dea_net, ddt, tunable, hnerv)
+PAPERS: tuple[ModuleType, ...] = (ada_ir, dea_net, deep_rft, ddt, tunable, hnerv)
 NESTED = ("state_dict", "params_ema", "params", "model_state_dict", "model", "ema", "net")
 SUFFIXES = (".ckpt", ".pth", ".pt", ".pk", ".bin", ".safetensors")
 
