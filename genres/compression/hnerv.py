@@ -431,13 +431,23 @@ class HNeRV(ModelMixin, ConfigMixin):
         angles = times.float()[:, None] * torch.tensor(levels, dtype=torch.float32, device=times.device)  # (B, L)
         return torch.cat([angles.sin(), angles.cos()], 1)[:, :, None, None].to(self.dtype)  # (B, 2 L, 1, 1)
 
-    def decode(self, embeddings: Tensor) -> Tensor:
-        """Frames of embeddings, each independent of the others: (B, E, h, w) -> (B, 3, H, W) in [0, 1]."""
+    def decode(self, embeddings: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Frames of embeddings, each independent of the others: (B, E, h, w) -> (B, 3, H, W) in [0, 1].
+
+        With a `size`, frames are cut to it at their lower right. Every stage is cut as soon as it covers the frame, so
+        that little is computed for nothing; next to a cut, convolutions then see zeros as at any other border.
+        """
         x = F.gelu(self.first(embeddings.contiguous()))  # (B, C0 * fh * fw, h, w)
         x = rectangular_pixel_shuffle(x, *self.config["expansion"])  # (B, C0, h * fh, w * fw)
         x = x.contiguous(memory_format=torch.channels_last)
-        for block in self.blocks:
+        remaining = math.prod(self.config["strides"])
+        for block, stride in zip(self.blocks, self.config["strides"], strict=True):
+            if size:
+                x = x[..., : math.ceil(size[0] / remaining), : math.ceil(size[1] / remaining)]
             x = F.gelu(block(x))  # (B, C_i, H_i, W_i)
+            remaining //= stride
+        if size:
+            x = x[..., : size[0], : size[1]]
         x = self.head(x)  # (B, 3, H, W)
         output = self.config["output"]
         if output == "tanh":

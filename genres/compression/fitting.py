@@ -1,0 +1,557 @@
+"""How the codec trains a network on a segment: the paper's way, and rate and distortion together.
+
+The recipe "paper" is HNeRV's (arXiv 2304.02633, section 4; haochen-rye/HNeRV, commit 4872129c): encoder, Adam, mean
+squared error, 8-bit weights and 6-bit embeddings after training. In the others
+
+* weight matrices take Muon's steps (`NorMuon`, arXiv 2510.05491), everything else Adam's;
+* embeddings are free parameters instead of an encoder's output, coded as differences from frame to frame;
+* every tensor has a learned step; its rounding is noise at first and itself at the end of the run (`rate.py`);
+* the first width is solved from the true number of values, and the last stages have smaller kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from genres.compression.hnerv import HNeRV, decoder_parameters, official_width, solve_width, stage_kernels, stage_widths
+from genres.compression.payload import DECODERS, MAX_STRIDE, MAX_VALUES, Player, pack_ranges, pack_steps, whole_multiple
+from genres.compression.quantization import QuantizedTensor, quantize
+from genres.compression.rate import (
+    differences,
+    laplace_bits,
+    nameable_step,
+    round_straight_through,
+    step_exponent,
+    step_size,
+)
+from genres.training.optimizers import NorMuon, warmup_cosine
+
+RECIPES = ("fast", "medium", "slow", "paper")
+EMBEDDING_CHANNELS = 16
+ENCODER_WIDTH = 64
+TIME_LEVELS = 80
+TIME_BASE = 1.25
+WEIGHT_BITS, EMBEDDING_BITS = 8, 6  # of the recipe "paper"
+
+MAX_CODE = 2**14 - 1  # so that differences of codes stay codable
+
+# Strides to choose from; the first ones enlarge most, as in the paper.
+STRIDES = (
+    (2,),
+    (4,),
+    (4, 2),
+    (5, 2),
+    (4, 2, 2),
+    (5, 2, 2),
+    (4, 4, 2),
+    (5, 4, 2),
+    (4, 4, 2, 2),
+    (5, 4, 2, 2),
+    (4, 4, 3, 2),
+    (5, 4, 3, 2),
+    (4, 4, 4, 2),
+    (5, 4, 4, 2),
+    (5, 4, 3, 3),
+    (5, 5, 4, 2),
+    (4, 4, 4, 2, 2),
+    (5, 4, 4, 2, 2),
+    (5, 4, 3, 3, 2),
+    (5, 5, 4, 2, 2),
+    (5, 4, 4, 3, 2),
+    (5, 4, 4, 4, 2),
+    (5, 5, 4, 4, 2),
+    (5, 4, 4, 3, 2, 2),
+)
+
+
+# --- settings ---
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how the codec trains; "paper" uses its epochs and batch only."""
+
+    steps: int  # of training that are enough for a short clip
+    least_epochs: int
+
+
+TRAINING = {
+    "fast": Recipe(2_400, 12),
+    "medium": Recipe(7_200, 40),
+    "slow": Recipe(24_000, 120),
+}
+PAPER_EPOCHS = 300
+
+
+@dataclass(frozen=True)
+class CodecSettings:
+    """What to make of a segment. Exactly one of `values`, `bits_per_pixel` and `target_psnr` says how large.
+
+    Args:
+        recipe: "fast", "medium", "slow", or "paper" for the paper's own way of training and quantising.
+        values: number of stored values, embeddings included. With "paper" it is the authors' `--modelsize`, an
+            estimate that small networks exceed.
+        bits_per_pixel: of the payload; the weight of the rate is steered towards it.
+        target_psnr: dB, mean over the frames of the 8-bit RGB result; networks of several sizes are trained in turn,
+            and the smallest payload that reaches it is kept, or the best one if none does.
+        epochs: passes over the segment, for each network; by default what the recipe and the number of frames call for.
+        decoder: "hnerv", or "nerv" for the baseline with a positional encoding of time.
+        batch_size: frames in a step; by default 2 with "paper" and else 1.
+        learning_rate: of the weight matrices; by default 1e-3 (Adam) with "paper" and else 2e-2 (Muon).
+        rate_weight: price of one bit for every stored value, as a share of the squared error.
+        lower_width: smallest width of a stage; by default 12 with "paper" and else 6.
+        strides: of the decoder, and of the encoder if there is one; by default what fits the frames best.
+        seed: of the first values, the order of frames and the noise.
+
+    Raises:
+        ValueError: a setting is out of range, or none or several sizes are given.
+    """
+
+    recipe: str = "medium"
+    values: int | None = None
+    bits_per_pixel: float | None = None
+    target_psnr: float | None = None
+    epochs: int | None = None
+    decoder: str = "hnerv"
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    rate_weight: float = 0.1
+    lower_width: int | None = None
+    strides: tuple[int, ...] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise ValueError(f"There is no recipe {self.recipe!r}; choose one of {', '.join(RECIPES)}.")
+        if self.decoder not in DECODERS:
+            raise ValueError(f"There is no decoder {self.decoder!r}; choose one of {', '.join(DECODERS)}.")
+        sizes = [self.values, self.bits_per_pixel, self.target_psnr]
+        if sum(size is not None for size in sizes) != 1:
+            raise ValueError("Give exactly one of a number of values, bits per pixel, and a PSNR to reach.")
+        if self.recipe == "paper" and self.values is None:
+            raise ValueError("The paper's recipe has no control of rate or quality: give a number of values.")
+        positive = ("values", "bits_per_pixel", "target_psnr", "epochs", "batch_size", "learning_rate", "lower_width")
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"The setting {name} must be above 0, not {value}.")
+        if self.values is not None and self.values > MAX_VALUES:
+            raise ValueError(f"A segment holds {MAX_VALUES:,} values at most, not {self.values:,}: ask for fewer.")
+        if self.target_psnr is not None and self.target_psnr > 60:
+            raise ValueError(f"A PSNR of {self.target_psnr} dB is out of reach of this codec: ask for 60 at most.")
+        if not (math.isfinite(self.rate_weight) and self.rate_weight >= 0):
+            raise ValueError(f"The weight of the rate must be 0 or more, not {self.rate_weight}.")
+        if self.strides is not None:
+            object.__setattr__(self, "strides", tuple(int(stride) for stride in self.strides))  # JSON gives a list
+            if not self.strides or not all(1 <= stride <= MAX_STRIDE for stride in self.strides):
+                raise ValueError(f"Strides must lie between 1 and {MAX_STRIDE}, not {self.strides}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings for JSON; `CodecSettings.from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CodecSettings:
+        """Settings of `to_dict`, where what is left out has its default.
+
+        Raises:
+            ValueError: a name is unknown, or a setting is out of range.
+        """
+        unknown = values.keys() - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"There is no setting {sorted(unknown)[0]!r}.")
+        return cls(**values)
+
+    def epochs_for(self, num_frames: int) -> int:
+        """Epochs of one training run on so many frames."""
+        if self.epochs is not None:
+            return self.epochs
+        if self.recipe == "paper":
+            return PAPER_EPOCHS
+        recipe = TRAINING[self.recipe]
+        return max(recipe.least_epochs, math.ceil(recipe.steps / num_frames))
+
+
+# --- networks ---
+
+
+def choose_strides(height: int, width: int, rows: int = 1) -> tuple[int, ...]:
+    """Strides that leave about `rows` embedded cells along the shorter side, and pad little.
+
+    Few cells of a wide field turn out best: the network's filters hold what frames share, and an embedding only what
+    tells one frame from another.
+    """
+
+    def cost(strides: Sequence[int]) -> float:
+        multiple = math.prod(strides)
+        padded = whole_multiple(height, multiple) * whole_multiple(width, multiple)
+        cells = min(height, width) / multiple / rows
+        return abs(math.log2(cells)) + 0.3 * math.log(padded / (height * width))
+
+    return min(STRIDES, key=cost)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What of a network does not depend on its first width."""
+
+    strides: tuple[int, ...]
+    kernels: list[int]
+    cells: list[int]  # rows and columns of an embedding, or of the baseline's first feature map
+    lower_width: int
+    embedding_values: int
+
+
+def _form(settings: CodecSettings, num_frames: int, height: int, width: int) -> _Form:
+    paper, nerv = settings.recipe == "paper", settings.decoder == "nerv"
+    strides = settings.strides or choose_strides(height, width, rows=2 if paper or nerv else 1)
+    cells = [math.ceil(side / math.prod(strides)) for side in (height, width)]
+    kernels = stage_kernels(3, 3, len(strides)) if nerv else stage_kernels(1, 5 if paper else 3, len(strides))
+    embedding_values = 0 if nerv else EMBEDDING_CHANNELS * num_frames * math.prod(cells)
+    return _Form(strides, kernels, cells, settings.lower_width or (12 if paper else 6), embedding_values)
+
+
+def least_values(settings: CodecSettings, num_frames: int, height: int, width: int) -> int:
+    """Stored values of the smallest network for such frames."""
+    form = _form(settings, num_frames, height, width)
+    nerv = settings.decoder == "nerv"
+    widths = stage_widths(1, len(form.strides), 2.0 if nerv else 1.2, form.lower_width)
+    channels, expansion = (2 * TIME_LEVELS, math.prod(form.cells)) if nerv else (EMBEDDING_CHANNELS, 1)
+    return form.embedding_values + decoder_parameters(channels, 1, expansion, widths, form.kernels, form.strides)
+
+
+def build_model(settings: CodecSettings, values: int, num_frames: int, height: int, width: int) -> HNeRV:
+    """The network that is trained: of at most `values` stored values, except with the recipe "paper".
+
+    Raises:
+        ValueError: even the smallest network is larger.
+    """
+    values = min(values, MAX_VALUES)
+    form = _form(settings, num_frames, height, width)
+    stages, paper = len(form.strides), settings.recipe == "paper"
+    if settings.decoder == "nerv":
+        return HNeRV.nerv_for_budget(
+            values,
+            (form.cells[0], form.cells[1]),
+            form.strides,
+            (3, 3),
+            lower_width=form.lower_width,
+            time_levels=TIME_LEVELS,
+            time_base=TIME_BASE,
+        )
+    if paper:
+        first = official_width(values, form.embedding_values, form.strides, form.kernels)
+    else:
+        first = solve_width(values, form.embedding_values, form.strides, form.kernels, 1.2, form.lower_width)
+    return HNeRV(
+        embedding_dim=EMBEDDING_CHANNELS,
+        width=first,
+        widths=stage_widths(first, stages, 1.2, form.lower_width),
+        kernels=form.kernels,
+        strides=list(form.strides),
+        encoder_strides=list(form.strides) if paper else [],
+        encoder_widths=[ENCODER_WIDTH] * (stages - 1) + [EMBEDDING_CHANNELS] if paper else [],
+        stored_frames=0 if paper else num_frames,
+        embedding_size=[1, 1] if paper else form.cells,
+    )
+
+
+# --- training ---
+
+
+class Run:
+    """The training of one network on one segment, epoch by epoch. All randomness comes from its own generator.
+
+    Args:
+        frames: (N, H, W, 3) uint8.
+        mask: (N or 1, H, W) bool, true where the frame counts; None for everywhere.
+    """
+
+    def __init__(self, frames: Tensor, mask: Tensor | None, settings: CodecSettings, values: int):
+        num_frames, height, width = frames.shape[:3]
+        self.frames, self.mask, self.settings, self.values = frames, mask, settings, values
+        self.device = frames.device
+        self.pixels = num_frames * height * width
+        self.epochs = settings.epochs_for(num_frames)
+        self.epoch = 0
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            model = build_model(settings, values, num_frames, height, width)
+        model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-arg]
+        self.player = Player(model, num_frames, height, width)
+        self.tensors = self.player.stored_tensors()
+        self.stored_values = sum(tensor.numel() for tensor in self.tensors.values())
+        if self.stored_values > MAX_VALUES:
+            raise ValueError(
+                f"A segment holds {MAX_VALUES:,} values at most, not {self.stored_values:,}: ask for less."
+            )
+        self.batch = min(settings.batch_size or (2 if settings.recipe == "paper" else 1), num_frames)
+        self.steps = num_frames // self.batch  # the last incomplete batch is dropped, as in the authors' code
+
+    def train_epoch(self) -> tuple[float, float, Tensor]:
+        """One pass; returns PSNR in dB, bits of the payload as far as known, and the last frame (3, H, W)."""
+        order = torch.randperm(len(self.frames), generator=self.generator)
+        total = 0.0
+        for step in range(self.steps):
+            numbers = order[step * self.batch : (step + 1) * self.batch].to(self.device)
+            error, output = self.train_step(numbers, (self.epoch + step / self.steps) / self.epochs)
+            total += -10 * math.log10(max(error, 1e-9))
+        self.epoch += 1
+        return total / self.steps, self.estimate_bits(), output[-1]
+
+    def targets(self, numbers: Tensor) -> Tensor:
+        """Frames as (B, 3, H, W) in [0, 1], channels last."""
+        return self.frames[numbers].permute(0, 3, 1, 2).float() / 255
+
+    def error(self, output: Tensor, numbers: Tensor) -> Tensor:
+        """Mean squared error where the mask is true."""
+        if self.mask is None:
+            return F.mse_loss(output, self.targets(numbers))
+        mask = self.mask[numbers if len(self.mask) > 1 else torch.zeros_like(numbers)][:, None].float()
+        squares = (output - self.targets(numbers)).square() * mask
+        return squares.sum() / (3 * mask.sum()).clamp_min(1)
+
+    def train_step(self, numbers: Tensor, fraction: float) -> tuple[float, Tensor]:
+        """One step at a fraction of the run; returns the error and the frames."""
+        raise NotImplementedError
+
+    def estimate_bits(self) -> float:
+        raise NotImplementedError
+
+    def pack(self) -> bytes:
+        raise NotImplementedError
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "model": self.player.model.state_dict(),
+            "generator": self.generator.get_state(),
+            **{name: optimizer.state_dict() for name, optimizer in self.optimizers().items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.epoch = state["epoch"]
+        self.player.model.load_state_dict(state["model"])
+        self.generator.set_state(state["generator"].cpu())
+        for name, optimizer in self.optimizers().items():
+            optimizer.load_state_dict(state[name])
+
+
+class PaperRun(Run):
+    """HNeRV's own training (section 4): encoder and decoder together, nothing but the error in the loss."""
+
+    def __init__(self, frames: Tensor, mask: Tensor | None, settings: CodecSettings, values: int):
+        super().__init__(frames, mask, settings, values)
+        self.rate = settings.learning_rate or 1e-3
+        self.optimizer = torch.optim.Adam(self.player.model.parameters(), self.rate)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"optimizer": self.optimizer}
+
+    def encode(self, numbers: Tensor) -> Tensor:
+        model = self.player.model
+        if model.config["time_levels"]:
+            return self.player.embeddings(numbers)
+        frames = self.targets(numbers)
+        if self.mask is not None:  # what is not known is black for the encoder, as in the authors' inpainting
+            frames = frames * self.mask[numbers if len(self.mask) > 1 else torch.zeros_like(numbers)][:, None]
+        multiple = model.size_multiple
+        height, width = frames.shape[-2:]
+        padding = (0, whole_multiple(width, multiple) - width, 0, whole_multiple(height, multiple) - height)
+        return model.encode(F.pad(frames, padding, mode="replicate") if any(padding) else frames)
+
+    def train_step(self, numbers: Tensor, fraction: float) -> tuple[float, Tensor]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * warmup_cosine(fraction)
+        self.optimizer.zero_grad()
+        output = self.player(numbers, self.encode(numbers))
+        loss = self.error(output, numbers)
+        loss.backward()
+        self.optimizer.step()
+        return loss.item(), output.detach()
+
+    def estimate_bits(self) -> float:
+        embedded = 0
+        if not self.player.model.config["time_levels"]:
+            cells = [math.ceil(side / self.player.model.size_multiple) for side in self.frames.shape[1:3]]
+            embedded = len(self.frames) * EMBEDDING_CHANNELS * math.prod(cells)
+        return float(WEIGHT_BITS * self.stored_values + EMBEDDING_BITS * embedded)
+
+    def quantized(self) -> tuple[Player, dict[str, QuantizedTensor]]:
+        """The decoder and all of its tensors as the paper quantises them."""
+        player = self.player
+        if not player.model.config["time_levels"]:
+            with torch.inference_mode():
+                numbers = torch.arange(len(self.frames), device=self.device)
+                embeddings = torch.cat([self.encode(number) for number in numbers.split(1)])
+            player = Player(player.model.with_stored_embeddings(embeddings.clone()), *self.frames.shape[:3])
+        bits = {"embeddings": EMBEDDING_BITS}
+        tensors = {name: quantize(v, bits.get(name, WEIGHT_BITS)) for name, v in player.stored_tensors().items()}
+        return player, tensors
+
+    def pack(self) -> bytes:
+        return pack_ranges(*self.quantized())
+
+
+class RateRun(Run):
+    """Rate and distortion together: error + weight * bits, with the price of a bit in proportion to the error.
+
+    A bit for every stored value costs `rate_weight` of the running error. Noise stands for rounding from `NOISE_FROM`
+    of the run on, and rounding itself from `ROUND_FROM`.
+    """
+
+    NOISE_FROM, ROUND_FROM = 0.4, 0.65
+    STEER_FROM, STEER_TO = 0.45, 0.9  # the weight of the rate follows the wanted size in this part of the run
+    FIRST_BITS = 4.5  # per value, where no size is asked for
+    EMBEDDING_RATE, ADAM_RATE, STEP_RATE = 2e-2, 3e-3, 1e-2
+    STEP_REACH = 8.0
+    MATRIX_RATE, MOMENTUM = 2e-2, 0.9
+    MEMORY = 0.98  # of the running error
+
+    def __init__(self, frames: Tensor, mask: Tensor | None, settings: CodecSettings, values: int):
+        super().__init__(frames, mask, settings, values)
+        groups = []
+        for name, tensor in self.tensors.items():
+            rows, columns = len(tensor), tensor[0].numel()
+            if name != "embeddings" and tensor.ndim > 1 and min(rows, columns) >= 4:
+                # Muon's update has a root mean square of 0.2 for every shape (arXiv 2502.16982, section 2.2).
+                rate = (settings.learning_rate or self.MATRIX_RATE) * 0.2 * max(rows, columns) ** 0.5
+                groups.append({"params": [tensor], "lr": rate / max(1, rows / columns) ** 0.5, "adam": False})
+            else:
+                rate = self.EMBEDDING_RATE if name == "embeddings" else self.ADAM_RATE
+                groups.append({"params": [tensor], "lr": rate, "adam": True})
+        self.rates = [group["lr"] for group in groups]
+        self.optimizer = NorMuon(groups, momentum=self.MOMENTUM)
+        self.log_steps = {name: nn.Parameter(torch.zeros((), device=self.device)) for name in self.tensors}
+        # A short run has to move its steps as far as a long one.
+        step_rate = max(self.STEP_RATE, self.STEP_REACH / (self.epochs * self.steps))
+        self.step_optimizer = torch.optim.Adam(self.log_steps.values(), step_rate)
+        self.rate_weight = settings.rate_weight
+        self.wanted_bits = (settings.bits_per_pixel or 0.0) * self.pixels  # 0 for no steering
+        self.running_error = 0.0
+        self.bits = 0.0  # by the models of the loss
+        self.correction = 1.0  # of those bits by the true count
+        self.quantising = False
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"optimizer": self.optimizer, "step_optimizer": self.step_optimizer}
+
+    def start_quantising(self) -> None:
+        # A Laplace distribution of deviation s takes log2(e * sqrt(2) * s / step) bits.
+        bits = self.wanted_bits / self.stored_values if self.wanted_bits else self.FIRST_BITS
+        share = math.e * 2**0.5 / 2 ** min(max(bits, 2.0), 10.0)
+        for name, tensor in self.tensors.items():
+            spread = float(tensor.detach().std()) if tensor.numel() > 1 else float(tensor.detach().abs())
+            self.log_steps[name].data.fill_(math.log(max(spread, 1e-3) * share))
+        self.quantising = True
+
+    def train_step(self, numbers: Tensor, fraction: float) -> tuple[float, Tensor]:
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * warmup_cosine(fraction)
+        self.optimizer.zero_grad()
+        if not self.quantising and fraction >= self.NOISE_FROM:
+            self.start_quantising()
+        if not self.quantising:
+            output = self.player(numbers)
+            loss = error = self.error(output, numbers)
+        else:
+            self.step_optimizer.zero_grad()
+            values, embeddings, bits = self.quantise(numbers, rounding=fraction >= self.ROUND_FROM)
+            output = functional_call(self.player, values, (numbers, embeddings))
+            error = self.error(output, numbers)
+            loss = error + self.rate_weight * self.running_error / self.stored_values * bits
+            self.bits = float(bits.detach())
+        loss.backward()
+        self.optimizer.step()
+        if self.quantising:
+            self.step_optimizer.step()
+        value = float(error.detach())
+        memory = self.MEMORY if self.running_error else 0.0
+        self.running_error = memory * self.running_error + (1 - memory) * value
+        return value, output.detach()
+
+    def quantise(self, numbers: Tensor, rounding: bool) -> tuple[dict[str, Tensor], Tensor | None, Tensor]:
+        """Weights and embeddings as the decoder will see them, and bits for all of the segment."""
+
+        def coded(x: Tensor) -> Tensor:
+            if rounding:
+                return round_straight_through(x)
+            return x + (torch.rand(x.shape, generator=self.generator) - 0.5).to(x.device)
+
+        values: dict[str, Tensor] = {}
+        embeddings = None
+        bits = torch.zeros((), device=self.device)
+        for name, tensor in self.tensors.items():
+            step = nameable_step(self.log_steps[name]) if rounding else self.log_steps[name].exp()
+            if name == "embeddings":
+                with torch.no_grad():
+                    whole = tensor / step
+                    scale = differences(whole.round() if rounding else whole).abs().mean((0, 2, 3))[:, None, None]
+                current = coded(tensor[numbers] / step)
+                before = coded(tensor[(numbers - 1).clamp_min(0)] / step) * (numbers > 0)[:, None, None, None]
+                share = len(tensor) / len(numbers)
+                bits = bits + laplace_bits(current - before, scale).sum() * share
+                embeddings = current * step
+            else:
+                code = coded(tensor / step)
+                bits = bits + laplace_bits(code, code.detach().abs().mean()).sum()
+                values[f"model.{name}"] = code * step
+        return values, embeddings, bits
+
+    def train_epoch(self) -> tuple[float, float, Tensor]:
+        psnr, _, output = super().train_epoch()
+        fraction = self.epoch / self.epochs
+        last = self.epoch == self.epochs
+        # A true count takes as long as some steps of training.
+        if self.quantising and fraction > self.ROUND_FROM and (last or self.epoch % math.ceil(self.epochs / 16) == 0):
+            self.correction = 8 * len(self.pack()) / self.bits
+        steered = self.quantising and self.wanted_bits and self.STEER_FROM <= fraction <= self.STEER_TO
+        if steered and self.epoch % math.ceil(self.epochs / 40) == 0:
+            self.steer()
+        return psnr, self.estimate_bits(), output
+
+    def steer(self) -> None:
+        """Brings the size nearer to the one that is wanted: all steps at once, and the price of a bit for the rest."""
+        bits = self.bits * self.correction
+        octaves = (bits - self.wanted_bits) / self.stored_values  # a bit for every value is a factor of 2
+        for log_step in self.log_steps.values():
+            log_step.data.add_(min(max(octaves / 2, -0.5), 0.5) * math.log(2))
+        factor = min(max(bits / self.wanted_bits, 0.5), 2.0)
+        self.rate_weight = min(max(self.rate_weight * factor, 0.02), 1.0)
+
+    def estimate_bits(self) -> float:
+        return self.bits * self.correction if self.quantising else 32.0 * self.stored_values
+
+    def pack(self) -> bytes:
+        if not self.quantising:  # stopped early
+            self.start_quantising()
+        exponents = {name: step_exponent(math.exp(float(self.log_steps[name].detach()))) for name in self.tensors}
+        codes = {}
+        for name, tensor in self.tensors.items():
+            code = (tensor.detach() / step_size(exponents[name])).round().clamp(-MAX_CODE, MAX_CODE)
+            codes[name] = code.to(torch.int32).cpu()
+        return pack_steps(self.player, codes, exponents)
+
+    def state_dict(self) -> dict[str, Any]:
+        names = ("rate_weight", "running_error", "bits", "correction", "quantising")
+        own = {name: getattr(self, name) for name in names}
+        return super().state_dict() | own | {"log_steps": {n: s.detach().clone() for n, s in self.log_steps.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        for name in ("rate_weight", "running_error", "bits", "correction", "quantising"):
+            setattr(self, name, state[name])
+        for name, step in self.log_steps.items():
+            step.data.copy_(state["log_steps"][name])
