@@ -37,6 +37,182 @@ random weights, each figure in a process of its own: our modules against the ord
 On a shared machine the ratios vary from run to run.
 """
 
+TUNABLE = """
+## Tunable layers against plain ones
+
+`python -m benchmarks.tunable_speed` measures layers of 32 channels in turns: the time that a tunable layer needs more
+than the plain one, with settings that stay, with new settings on every call, and in training.
+
+| layer | size | plain | settings stay | settings change | training |
+|---|---|---|---|---|---|
+"""
+
+REVERSIBLE = """
+## Training memory of DeepRFTv2
+
+`python -m benchmarks.reversible_memory` runs one training step of the published size in plain and in memory-saving
+mode: the peak of the process above the loaded network, and the most that autograd holds at any moment.
+
+| size | peak, plain | memory-saving | ratio | held by autograd, plain | memory-saving | ratio |
+|---|---|---|---|---|---|---|
+"""
+
+
+def tunable_rows(path: Path) -> str:
+    lines = []
+    for row in json.loads(path.read_text())["rows"]:
+        shares = " | ".join(f"{row['overhead'][name]:+.1%}" for name in ("kept", "mixed", "training"))
+        lines.append(f"| {row['layer']} | {row['size']} | {row['plain']:.2f} ms | {shares} |\n")
+    return "".join(lines)
+
+
+def reversible_rows(path: Path) -> str:
+    lines = []
+    for row in json.loads(path.read_text())["rows"]:
+        cells = []
+        for kind in ("resident", "saved"):
+            plain, saving = row["plain"][kind], row["memory-saving"][kind]
+            cells.append(f"{plain:.0f} MiB | {saving:.0f} MiB | {saving / plain:.2f}")
+        lines.append(f"| {row['size']} | {' | '.join(cells)} |\n")
+    return "".join(lines)
+
+
+VIDEO = """
+## Video: bytes at equal quality
+
+`python -m benchmarks.video_rate_distortion --clip 24` and `--clip 132` encode frames of Big Buck Bunny in one run by
+HNeRV's official way (its network and encoder, Adam, mean squared error, 8-bit weights and 6-bit embeddings, its own
+Huffman count) and by ours (rate in the loss, NorMuon, free embeddings; the length of the payload). RGB PSNR of 8 bits,
+mean over the frames; seconds of one thread of the processor. The official way runs on our faster modules.
+
+| clip | way | values | passes | bytes | bits per pixel | PSNR | seconds |
+|---|---|---|---|---|---|---|---|
+"""
+
+CURVES = """
+![Rate and distortion of HNeRV, NeRV, x264, x265 and SVT-AV1](images/video_curves.svg)
+
+`python -m benchmarks.video_curves`: the same 24 frames of 320x160 by HNeRV and its baseline NeRV, both trained our way
+for {epochs} passes, and by today's codecs. On so short a clip the weights of a network are paid by few frames.
+
+| codec | bits per pixel: PSNR |
+|---|---|
+"""
+
+HNERV_SPEED = """
+## Speed of HNeRV
+
+`python -m benchmarks.hnerv_speed`: the official network of 1.5 M values at 640x1280, the authors' order of operations
+against ours, same weights and input. {processor}, threads: {threads}.
+
+| | official | ours | ratio |
+|---|---|---|---|
+"""
+
+GENERATION = """
+## Quality of the generating models
+
+`python -m benchmarks.generation_quality MODEL` makes samples with guidance, lets a classifier name them that was
+trained on the training pictures alone (`benchmarks/picture_classifier.py`), and takes the Frechet distance in its 128
+features to the held-out pictures. That is no FID: it compares models of one collection alone. Nearest: root mean square
+difference of pixels in [0, 1] to the nearest training picture; much less than that of held-out pictures would mean
+copies.
+
+| model | samples | steps | guidance | classifier | named as asked | Frechet | of training | nearest | of held-out |
+|---|---|---|---|---|---|---|---|---|---|
+"""
+
+SHARING = """
+## Sharing of self-conditions, and caches
+
+`python -m benchmarks.generation_sharing MODEL`: {samples} samples of `{model}` with guidance {guidance:g}, the same
+seeds for all. Seconds of the processor per picture; difference to the samples without sharing, root mean square of
+pixels in [0, 1]; Frechet distance to the held-out pictures in the features of the classifier. {processor}, {threads}
+threads.
+
+| steps | way | seconds per picture | times as fast | difference | Frechet |
+|---|---|---|---|---|---|
+"""
+
+DDT_SPEED = """
+## One forward of DDT
+
+`python -m benchmarks.ddt_speed`: 8 encoder and 4 decoder blocks, width 384, latents 32x32, random weights; our modules
+against the order of operations of the authors' code (`benchmarks/official_ddt.py`), and with a condition given. Seconds
+of the processor. Matrix products take most of the time either way, so one forward gains nothing; what saves work is the
+given condition. {processor}, threads: {threads}, torch {torch}.
+
+| images | official | ours | ratio | ours with a condition | share of a whole one | relative difference |
+|---|---|---|---|---|---|---|
+"""
+
+
+def video_rows(path: Path) -> str:
+    content = json.loads(path.read_text())
+    frames, height, width = content["frames"]
+    return "".join(
+        f"| {frames} x {width}x{height} | {row['way']} | {row['values']:,} | {row['epochs']} | {row['bytes']:,} "
+        f"| {row['bpp']:.4f} | {row['psnr']:.2f} | {row['processor seconds']:.0f} |\n"
+        for row in content["rows"]
+    ) + "".join(
+        f"| | **at equal PSNR** | | | **{row['fewer bytes']:.0%} fewer** | | "
+        f"| {row['ours'][2] / row['official'][2]:.2f} of the time |\n"
+        for row in content["equal quality"]
+    )
+
+
+def curve_rows(path: Path) -> str:
+    content = json.loads(path.read_text())
+    lines = [CURVES.format(**content)]
+    for name, points in content["curves"].items():
+        cells = " · ".join(f"{point['bpp']:.4f}: {point['psnr']:.2f}" for point in points)
+        lines.append(f"| {name} | {cells} |\n")
+    return "".join(lines)
+
+
+def hnerv_speed_table(path: Path) -> str:
+    content = json.loads(path.read_text())
+    lines = [HNERV_SPEED.format(**content["machine"])]
+    for name, row in content["rows"].items():
+        times = (row[way]["processor seconds"] for way in ("official", "ours"))
+        cells = " | ".join(f"{seconds:.2f} s" for seconds in times)
+        lines.append(f"| {name} | {cells} | {row['ratio of processor seconds']:.2f} |\n")
+    return "".join(lines)
+
+
+def generation_rows(path: Path) -> str:
+    row = json.loads(path.read_text())
+    return (
+        f"| {row['model']} | {row['samples']} | {row['steps']} | {row['guidance']:g} "
+        f"| {row['classifier accuracy on held-out pictures']:.1%} | {row['named as asked']:.1%} "
+        f"| {row['Frechet distance to held-out pictures']:.2f} | {row['the same of the training pictures']:.2f} "
+        f"| {row['nearest training picture, mean']:.3f} | {row['the same of held-out pictures, mean']:.3f} |\n"
+    )
+
+
+def sharing_table(path: Path) -> str:
+    content = json.loads(path.read_text())
+    lines = [SHARING.format(**{**content, **content["machine"]})]
+    for row in content["rows"]:
+        whole = next(other["seconds"] for other in content["rows"] if other["steps"] == row["steps"])
+        lines.append(
+            f"| {row['steps']} | {row['way']} | {row['seconds']:.3f} | {whole / row['seconds']:.2f} "
+            f"| {row['difference']:.4f} | {row['frechet']:.3f} |\n"
+        )
+    return "".join(lines)
+
+
+def ddt_speed_table(path: Path) -> str:
+    content = json.loads(path.read_text())
+    lines = [DDT_SPEED.format(**{**content, **content["machine"]})]
+    for row in content["rows"]:
+        times = row["seconds"]
+        lines.append(
+            f"| {row['batch']} | {times['official']:.3f} s | {times['ours']:.3f} s | {row['ratio']:.2f} "
+            f"| {times['ours with a condition']:.3f} s | {row['share']:.2f} | {row['relative difference']:.0e} |\n"
+        )
+    return "".join(lines)
+
 
 def quality_table(path: Path) -> str:
     content = json.loads(path.read_text())
@@ -74,6 +250,22 @@ def main() -> None:
         page += quality_table(path)
     for path in sorted(RESULTS.glob("restoration_speed*.json")):
         page += SPEED + speed_table(path)
+    for path in sorted(RESULTS.glob("tunable_speed*.json")):
+        page += TUNABLE + tunable_rows(path)
+    for path in sorted(RESULTS.glob("reversible_memory*.json")):
+        page += REVERSIBLE + reversible_rows(path)
+    clips = sorted(RESULTS.glob("video_rate_distortion_*.json"))
+    page += VIDEO + "".join(map(video_rows, clips)) if clips else ""
+    for path in sorted(RESULTS.glob("video_curves.json")):
+        page += curve_rows(path)
+    for path in sorted(RESULTS.glob("hnerv_speed.json")):
+        page += hnerv_speed_table(path)
+    generated = sorted(RESULTS.glob("generation_quality_*.json"))
+    page += GENERATION + "".join(map(generation_rows, generated)) if generated else ""
+    for path in sorted(RESULTS.glob("generation_sharing_*.json")):
+        page += sharing_table(path)
+    for path in sorted(RESULTS.glob("ddt_speed.json")):
+        page += ddt_speed_table(path)
     (ROOT / "docs/results.md").write_text(page)
 
 

@@ -4,15 +4,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipelines.ddt import DDTPipeline, DDTPipelineOutput, flow_scheduler
     from pipelines.errors import Interrupted
+    from pipelines.hnerv import HNeRVEncodingOutput, HNeRVPipeline, HNeRVPipelineOutput
     from pipelines.restoration import RestorationPipeline, RestorationPipelineOutput
 
-__all__ = ["Interrupted", "RestorationPipeline", "RestorationPipelineOutput"]
+__all__ = [
+    "DDTPipeline",
+    "DDTPipelineOutput",
+    "HNeRVEncodingOutput",
+    "HNeRVPipeline",
+    "HNeRVPipelineOutput",
+    "Interrupted",
+    "RestorationPipeline",
+    "RestorationPipelineOutput",
+    "flow_scheduler",
+]
 
 HOMES = {
+    "DDTPipeline": "pipelines.ddt",
+    "DDTPipelineOutput": "pipelines.ddt",
+    "HNeRVEncodingOutput": "pipelines.hnerv",
+    "HNeRVPipeline": "pipelines.hnerv",
+    "HNeRVPipelineOutput": "pipelines.hnerv",
     "Interrupted": "pipelines.errors",
     "RestorationPipeline": "pipelines.restoration",
     "RestorationPipelineOutput": "pipelines.restoration",
+    "flow_scheduler": "pipelines.ddt",
 }
 
 

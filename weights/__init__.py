@@ -17,7 +17,16 @@ FOLDER = Path(__file__).parent
 
 # What each class of restoration network is for, for models that are not in the catalogue.
 TASKS = ("auto", "denoise", "dehaze", "derain", "deblur", "lowlight")
-CLASS_TASKS = {"AdaIR": TASKS, "DEANet": ("dehaze",)}
+CLASS_TASKS = {
+    "AdaIR": TASKS,
+    "DEANet": ("dehaze",),
+    "DeepRFTv2": ("deblur",),
+    "NAFNet": ("denoise", "deblur"),
+    "TunableNAFNet": ("denoise",),
+}
+
+
+GENERATORS = ("DDTTransformer",)  # classes of networks that generate images
 
 
 class WeightsError(ValueError):
@@ -45,6 +54,8 @@ class Entry:
 
     @property
     def usage(self) -> str:
+        if self.kind == "embedded" and self.model in GENERATORS:
+            return f"genres generate --model {self.name} --label LABEL -o OUT"
         if self.kind == "embedded":
             return f"genres restore PHOTO -o OUT --model {self.name}"
         return f"genres weights import {self.file.rsplit('/', 1)[-1]} -o {self.name}"
@@ -76,6 +87,20 @@ def default_model(task: str = "auto") -> str:
     if task not in DEFAULTS:
         raise ValueError(f"There is no task {task!r}; choose one of {', '.join(TASKS)}.")
     return DEFAULTS[task]
+
+
+def default_generator() -> str:
+    """Name of the embedded model that generates when none is chosen: the first in the catalogue.
+
+    Raises:
+        WeightsError: no embedded model generates images.
+    """
+    for name, entry in catalogue().items():
+        if entry.folder is not None and entry.model in GENERATORS:
+            return name
+    raise WeightsError(
+        "No embedded model generates images: name a folder, a checkpoint file, or owner/name of the Hub."
+    )
 
 
 def load_official(source: Any) -> Any:

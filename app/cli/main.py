@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from app.cli.errors import sentence
+from app.cli.generate import generate
 from app.cli.restore import restore
 from app.cli.train import train
 from app.cli.ui import ui
+from app.cli.video import video
 from app.cli.weights import weights
 
 
@@ -29,9 +31,11 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(generate)
 app.command()(restore)
 app.command()(train)
 app.command()(ui)
+app.add_typer(video, name="video")
 app.add_typer(weights, name="weights")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 
@@ -24,6 +26,24 @@ class Model:
     load: Callable[[], Any]
 
 
+@dataclass(frozen=True)
+class Generator(Model):
+    """A model that makes pictures of labels.
+
+    Attributes:
+        labels: the names that it knows.
+        encoder_blocks, decoder_blocks: depth of its condition encoder and of its velocity decoder.
+    """
+
+    labels: tuple[str, ...] = ()
+    encoder_blocks: int = 1
+    decoder_blocks: int = 1
+
+    def speed_up(self, share: float) -> float:
+        """How many times as fast it is if the encoder runs at this share of the steps, by the number of blocks."""
+        return (self.encoder_blocks + self.decoder_blocks) / (self.decoder_blocks + self.encoder_blocks * share)
+
+
 class Shelf:
     """Models by name. Each is loaded once, and only one runs at a time: ``with shelf.running: ...``."""
 
@@ -32,6 +52,12 @@ class Shelf:
         self.running = threading.Lock()
         self._loading = threading.Lock()
         self._pipelines: dict[str, Any] = {}
+
+    def part(self, chosen: Callable[[Model], bool]) -> Shelf:
+        """The models of one tab; they still run one at a time with all others."""
+        other = Shelf({name: model for name, model in self.models.items() if chosen(model)})
+        other.running = self.running
+        return other
 
     def choices(self, task: str) -> list[tuple[str, str]]:
         """(title, name) of every model that can do the task."""
@@ -54,14 +80,40 @@ class Shelf:
 
 
 def embedded_models() -> dict[str, Model]:
-    """The models that the repository carries, for the tasks of restoration."""
+    """The models that the repository carries, for the tasks of restoration and for generation."""
     import weights
 
-    return {
-        name: Model(entry.title, entry.tasks, partial(_load, name))
-        for name, entry in weights.catalogue().items()
-        if entry.folder is not None and set(entry.tasks) & set(weights.TASKS)
-    }
+    models: dict[str, Model] = {}
+    for name, entry in weights.catalogue().items():
+        if entry.folder is not None and set(entry.tasks) & set(weights.TASKS):
+            models[name] = Model(entry.title, entry.tasks, partial(_load, name))
+        elif entry.folder is not None and entry.model in weights.GENERATORS:
+            models[name] = _generator(entry.title, entry.tasks, name, entry.folder)
+    return models
+
+
+def _generator(title: str, tasks: tuple[str, ...], name: str, folder: Path) -> Generator:
+    """What the page shows of a generating model before it is loaded."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
+    return Generator(
+        title,
+        tasks,
+        partial(_load_generator, name),
+        tuple(index["id2label"].values()),
+        config["num_encoder_blocks"],
+        config["num_decoder_blocks"],
+    )
+
+
+def _load_generator(name: str) -> Any:
+    import torch
+
+    from pipelines import DDTPipeline
+
+    pipeline: Any = DDTPipeline.from_pretrained(name)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _load(name: str) -> Any:

@@ -9,14 +9,17 @@ Outputs were checked against the authors' code (MCG-NJU/DDT, commit 1d1b4d29).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.hooks import FirstBlockCacheConfig, HookRegistry, TaylorSeerCacheConfig
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
@@ -118,7 +121,18 @@ class DDTBlock(nn.Module):
         return gated_residual(x, gate2, self.feed_forward(modulate(self.norm2(x), shift2, scale2)))
 
 
-class ConditionEncoder(nn.Module):
+# For diffusers' caches, which look for an argument `hidden_states`: it is the first one here.
+TransformerBlockRegistry.register(
+    DDTBlock,
+    TransformerBlockMetadata(
+        return_hidden_states_index=0,
+        hidden_states_argument_name="x",
+        _cached_parameter_indices={"hidden_states": 0, "x": 0},
+    ),
+)
+
+
+class ConditionEncoder(nn.Module, CacheMixin):
     """Transformer that extracts the self-condition from noisy patches (section 4.1).
 
     Shapes: patches (B, N, p*p*channels), time embedding (B, 1, C), condition (B, 1, C) -> (B, N, C).
@@ -144,7 +158,7 @@ class ConditionEncoder(nn.Module):
         return silu(time + s)  # (B, N, C)
 
 
-class VelocityDecoder(nn.Module):
+class VelocityDecoder(nn.Module, CacheMixin):
     """Transformer that predicts the velocity of noisy patches under a self-condition (section 4.2).
 
     Shapes: patches (B, N, p*p*channels), condition (B, N, C) -> (B, N, p*p*channels).
@@ -185,7 +199,7 @@ class VelocityDecoder(nn.Module):
         return self.output(modulate(self.norm(x), shift, scale))
 
 
-class DDTTransformer(ModelMixin, ConfigMixin):
+class DDTTransformer(ModelMixin, ConfigMixin, CacheMixin):
     """Decoupled diffusion transformer (arXiv 2504.05741); `DDTTransformer(**SIZES["XL/2"])` is a model of the paper.
 
     Args:
@@ -236,6 +250,39 @@ class DDTTransformer(ModelMixin, ConfigMixin):
     def null_label(self) -> int:
         """The label that stands for "no label", the last one."""
         return self.num_classes
+
+    def enable_cache(self, config: Any) -> None:
+        """Switch on one of diffusers' caches between steps, in the encoder and in the decoder.
+
+        Calls of the model then belong into `cache_context(name)`; `flow_steps` does that.
+
+        Args:
+            config: of diffusers. `TaylorSeerCacheConfig` without identifiers predicts attentions and feed-forwards;
+                in lite mode, the last block of either part.
+
+        Raises:
+            ValueError: a cache is on already, or the kind is not known to diffusers.
+        """
+        if self.is_cache_enabled:
+            raise ValueError("A cache is on already: call disable_cache first.")
+        for part in (self.condition_encoder, self.velocity_decoder):
+            if len(part.blocks) > 1 or not isinstance(config, FirstBlockCacheConfig):  # it needs a block to leave out
+                part.enable_cache(_identified(config, len(part.blocks)))
+        self._cache_config = config
+        self._forget_cached_hooks()
+
+    def disable_cache(self) -> None:
+        """Switch the cache off again."""
+        for part in (self.condition_encoder, self.velocity_decoder):
+            if part.is_cache_enabled:
+                part.disable_cache()
+        self._cache_config = None
+        self._forget_cached_hooks()
+
+    def _forget_cached_hooks(self) -> None:
+        """Let the next `cache_context` look for the hooks of the blocks anew."""
+        module: Any = self
+        HookRegistry.check_if_exists_or_initialize(module).invalidate_child_registries_cache()
 
     def patches(self, sample: Tensor) -> Tensor:
         """Cut an image into patches, row by row: (B, C, H, W) -> (B, H*W/p^2, C*p*p)."""
@@ -304,3 +351,20 @@ class DDTTransformer(ModelMixin, ConfigMixin):
         if not return_dict:
             return velocity, condition
         return DDTOutput(velocity, condition, list(modulations) if return_modulations and modulations else None)
+
+
+def _identified(config: Any, num_blocks: int) -> Any:
+    """A cache's configuration with our names of modules, where it goes by diffusers' names."""
+    if not isinstance(config, TaylorSeerCacheConfig):
+        return config
+    if config.use_lite_mode:
+        first = "|".join(str(index) for index in range(num_blocks - 1))
+        return replace(
+            config,
+            use_lite_mode=False,
+            skip_predict_identifiers=[rf"blocks\.({first})"] if first else None,
+            cache_identifiers=[rf"blocks\.{num_blocks - 1}"],
+        )
+    if config.cache_identifiers or config.skip_predict_identifiers:
+        return config
+    return replace(config, cache_identifiers=[r"blocks\.\d+\.(attention|feed_forward)"])

@@ -7,6 +7,7 @@ noise - data, the negative velocity; both are converted here. A scheduler's `shi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,17 +42,25 @@ class FlowStep:
 
 
 def set_flow_timesteps(scheduler: Any, num_steps: int, last_step: float | None = 0.04, device: Any = None) -> None:
-    """The paper's grid for `FlowMatchEulerDiscreteScheduler`: equal steps, and a last one of a length of its own.
+    """The paper's grid: equal steps, and a last one of a length of its own.
 
     Args:
-        scheduler: with a fixed `shift`, which is applied to the grid.
+        scheduler: `FlowMatchEulerDiscreteScheduler`, or another that takes sigmas; its fixed shift is applied.
         num_steps: number of steps.
         last_step: length of the last step in time before the shift, in (0, 1]; None for 1 / num_steps.
     """
     last_step = 1 / num_steps if last_step is None else last_step
     if not 0 < last_step <= 1:
         raise ValueError(f"The last step has a length in (0, 1], not {last_step}.")
-    scheduler.set_timesteps(sigmas=(1 - np.linspace(0, 1 - last_step, num_steps)).tolist(), device=device)
+    scheduler.set_timesteps(sigmas=1 - np.linspace(0, 1 - last_step, num_steps), device=device)
+
+
+def flow_times(scheduler: Any) -> list[float]:
+    """The paper's times from which the steps of a scheduler start; some schedulers round their `timesteps`."""
+    sigmas, timesteps = getattr(scheduler, "sigmas", None), scheduler.timesteps
+    if sigmas is None or len(sigmas) != len(timesteps) + 1:
+        sigmas = timesteps.double() / scheduler.config.num_train_timesteps
+    return (1 - sigmas[: len(timesteps)].double()).tolist()
 
 
 def guidance_at(time: float, scale: float, interval: tuple[float, float]) -> float:
@@ -75,7 +84,7 @@ def flow_steps(
     The unconditional half of the batch is left out where guidance has no effect on the result.
 
     Args:
-        model: `DDTTransformer`.
+        model: `DDTTransformer`, of any dtype; a cache that is on is reset first.
         scheduler: of diffusers, for flow matching, with its timesteps set.
         noise: (B, C, H, W), standard normal.
         class_labels: integers (B,).
@@ -89,7 +98,11 @@ def flow_steps(
         ValueError: recompute steps that are not ascending numbers of steps from 0.
     """
     timesteps = scheduler.timesteps
-    times = (1 - timesteps.double() / scheduler.config.num_train_timesteps).tolist()
+    times = flow_times(scheduler)
+    dtype = getattr(model, "dtype", noise.dtype)
+    cached = getattr(model, "is_cache_enabled", False)
+    if cached:
+        model._reset_stateful_cache()
     scales = [guidance_at(time, guidance_scale, guidance_interval) for time in times]
     starts = list(range(len(times)) if recompute_steps is None else recompute_steps)
     if not starts or starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= len(times):
@@ -105,16 +118,18 @@ def flow_steps(
         doubled = guided and (recompute or both_halves or scales[index] != 1)
         time = torch.full((len(sample),), times[index], dtype=torch.float32, device=sample.device)
         null = torch.full_like(class_labels, model.null_label)
-        output = model(
-            torch.cat([sample, sample]) if doubled else sample,  # (2B or B, C, H, W)
-            torch.cat([time, time]) if doubled else time,
-            torch.cat([null, class_labels]) if doubled else class_labels,
-            return_modulations=recompute and len(segment) > 1,
-            **({} if shared is None else _reuse(shared, conditional_half=guided and not doubled)),
-        )
+        given = sample.to(dtype)
+        with model.cache_context("both halves" if doubled else "one half") if cached else nullcontext():
+            output = model(
+                torch.cat([given, given]) if doubled else given,  # (2B or B, C, H, W)
+                torch.cat([time, time]) if doubled else time,
+                torch.cat([null, class_labels]) if doubled else class_labels,
+                return_modulations=recompute and len(segment) > 1,
+                **({} if shared is None else _reuse(shared, conditional_half=guided and not doubled)),
+            )
         if recompute:
             shared = output
-        velocity = output.sample  # (2B or B, C, H, W)
+        velocity = output.sample.to(sample.dtype)  # (2B or B, C, H, W)
         if doubled:
             unconditional, conditional = velocity.chunk(2)  # 2 x (B, C, H, W)
             velocity = unconditional + scales[index] * (conditional - unconditional)

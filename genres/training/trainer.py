@@ -1,7 +1,8 @@
-"""One trainer for restoration networks, on accelerate. A recipe is a small YAML file; see docs/training.md.
+"""One trainer on accelerate, for restoration networks and for generation. A recipe is a small YAML file; see
+docs/training.md.
 
-A run is a function of its recipe: patch i depends on (seed, i) alone, and a checkpoint holds weights, optimiser, moving
-average and step, so an interrupted run goes on where it stopped.
+A run is a function of its recipe: item i depends on (seed, i) alone, and a checkpoint holds weights, optimiser, moving
+average and step, so an interrupted run goes on where it stopped. What is trained, and with which loss, is a `Task`.
 """
 
 from __future__ import annotations
@@ -12,23 +13,38 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, MISSING, dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
 from genres.restoration.ada_ir import AdaIR
 from genres.restoration.dea_net import DEANet
+from genres.restoration.deep_rft import DeepRFTv2
+from genres.restoration.naf_net import NAFNet
+from genres.restoration.tunable import TunableNAFNet
 from genres.training.data import DegradedPatches, load_pyramid
 from genres.training.losses import LOSSES
 from genres.training.optimizers import NorMuon, split_parameters
 
-MODELS: dict[str, type[AdaIR] | type[DEANet]] = {"AdaIR": AdaIR, "DEANet": DEANet}
+# A DeepRFTv2 needs `all_outputs: false` in its config: the losses take one image.
+MODELS: dict[str, Any] = {
+    "AdaIR": AdaIR,
+    "DEANet": DEANet,
+    "DeepRFTv2": DeepRFTv2,
+    "NAFNet": NAFNet,
+    "TunableNAFNet": TunableNAFNet,
+}
+
+# Where the recipe and the task of each kind of work are; a recipe names its kind in the field `work`.
+WORKS = {"restoration": "genres.training.trainer", "generation": "genres.training.generation"}
 
 
 @dataclass
@@ -42,17 +58,16 @@ class Stage:
 
 
 @dataclass
-class Recipe:
-    """What a run needs. Every field has the name that it has in the YAML file."""
+class RunRecipe:
+    """What every run needs. Every field has the name that it has in the YAML file."""
 
     name: str
-    model: str  # a key of MODELS
+    model: str  # name of the class
     config: dict[str, Any]  # arguments of the model
-    tasks: dict[str, float]  # degradation -> relative frequency
-    stages: list[Stage]
-    loss: str = "log_error"
+    _: KW_ONLY
     optimizer: str = "adamw"  # or normuon
     learning_rate: float = 3e-4
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # of AdamW
     adam_learning_rate: float = 1e-3  # of the parameters that are no matrices, with normuon
     weight_decay: float = 0.0
     warmup: int = 500  # steps
@@ -61,42 +76,77 @@ class Recipe:
     clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.999  # decay of the moving average of the weights
     start: str | None = None  # folder of a trained network of the same class to begin with
+    accumulate: int = 1  # batches whose gradients are averaged into one step
     zero: list[str] = field(default_factory=list)  # parameters set to zero before the first step
     frozen: dict[str, int] = field(default_factory=dict)  # parameter -> first step that trains it
     precision: str = "no"  # or bf16, fp16 (automatic mixed precision)
     seed: int = 0
-    photos: str | None = None  # folder of own photographs; none: the free ones that `genres` fetches
     checkpoint_steps: int = 500
     workers: int = 0
 
     @property
     def steps(self) -> int:
+        """Steps of the whole run."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise ValueError, in one sentence, if a field has a value that nothing is known about."""
+        raise NotImplementedError
+
+
+@dataclass
+class Recipe(RunRecipe):
+    """What a run of a restoration network needs."""
+
+    tasks: dict[str, float]  # degradation -> relative frequency
+    stages: list[Stage]
+    _: KW_ONLY
+    loss: str = "log_error"
+    photos: str | None = None  # folder of own photographs; none: the free ones that `genres` fetches
+
+    @property
+    def steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
 
+    def check(self) -> None:
+        _one_of("model", self.model, MODELS)
+        _one_of("loss", self.loss, LOSSES)
 
-def read_recipe(path: str | Path) -> Recipe:
-    """Read a YAML recipe; unknown or missing fields are named in the error."""
+
+def _one_of(label: str, value: str, choices: Any) -> None:
+    if value not in choices:
+        raise ValueError(f"{label} {value!r} is not one of {', '.join(sorted(choices))}.")
+
+
+def read_recipe(path: str | Path) -> Any:
+    """Read a YAML recipe; unknown or missing fields are named in the error.
+
+    Returns: `Recipe`, or `genres.training.generation.GenerationRecipe` where the field `work` is generation.
+    """
     values = yaml.safe_load(Path(path).read_text())
     if not isinstance(values, dict):
         raise ValueError(f"{path} is no recipe: it must hold fields such as name, model, tasks and stages.")
-    known = {f.name for f in dataclasses.fields(Recipe)}
-    needed = {"name", "model", "config", "tasks", "stages"}
-    if set(values) - known or needed - set(values):
-        wrong = ", ".join(sorted(set(values) - known)) or "none"
+    work = values.pop("work", "restoration")
+    if work not in WORKS:
+        raise ValueError(f"{path}: work {work!r} is not one of {', '.join(WORKS)}.")
+    kind = import_module(WORKS[work]).Recipe
+    known = {f.name: f.default is MISSING and f.default_factory is MISSING for f in dataclasses.fields(kind)}
+    needed = {name for name, is_needed in known.items() if is_needed}
+    if set(values) - set(known) or needed - set(values):
+        wrong = ", ".join(sorted(set(values) - set(known))) or "none"
         missing = ", ".join(sorted(needed - set(values))) or "none"
         raise ValueError(f"{path} has unknown fields: {wrong}; and lacks: {missing}.")
     try:
-        values["stages"] = [Stage(**stage) for stage in values["stages"]]
+        if "stages" in values:
+            values["stages"] = [Stage(**stage) for stage in values["stages"]]
     except TypeError as error:
         raise ValueError(f"{path}: every stage has steps, crop and batch ({error}).") from error
-    recipe = Recipe(**values)
-    for label, value, choices in (
-        ("model", recipe.model, MODELS),
-        ("loss", recipe.loss, LOSSES),
-        ("optimizer", recipe.optimizer, ("adamw", "normuon")),
-    ):
-        if value not in choices:
-            raise ValueError(f"{path}: {label} {value!r} is not one of {', '.join(sorted(choices))}.")
+    recipe = kind(**values)
+    try:
+        recipe.check()
+        _one_of("optimizer", recipe.optimizer, ("adamw", "normuon"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return recipe
 
 
@@ -112,7 +162,7 @@ def build_model(recipe: Recipe) -> AdaIR | DEANet:
     return model
 
 
-def start_from(model: AdaIR | DEANet, source: str) -> None:
+def start_from(model: Any, source: str) -> None:
     """Take over the weights of a trained network; a tensor that has grown since is filled up with zeros.
 
     Raises:
@@ -132,7 +182,7 @@ def start_from(model: AdaIR | DEANet, source: str) -> None:
     model.load_state_dict(state)
 
 
-def learning_rate_factor(step: int, recipe: Recipe) -> float:
+def learning_rate_factor(step: int, recipe: RunRecipe) -> float:
     """Linear warm-up, a plateau, then a linear fall to zero (warm-up, stable, decay); anew after every restart."""
     begin = max((start for start in recipe.restarts if start <= step), default=0)
     end = min((start for start in recipe.restarts if start > step), default=recipe.steps)
@@ -140,11 +190,13 @@ def learning_rate_factor(step: int, recipe: Recipe) -> float:
     return min(1.0, (step - begin + 1) / max(1, recipe.warmup), (end - step) / falling)
 
 
-def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(model: torch.nn.Module, recipe: RunRecipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "normuon":
         groups = split_parameters(model, recipe.adam_learning_rate)
         return NorMuon(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    return torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    betas = (recipe.betas[0], recipe.betas[1])
+    parameters = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    return torch.optim.AdamW(parameters, lr=recipe.learning_rate, betas=betas, weight_decay=recipe.weight_decay)
 
 
 def _photographs(recipe: Recipe) -> list[Path]:
@@ -201,27 +253,75 @@ def _load_checkpoint(folder: Path, accelerator: Accelerator, average: MovingAver
     return 0
 
 
-def _batches(recipe: Recipe, pyramids: list, step: int, accelerator: Accelerator) -> Iterator:
-    """The batches of all stages from `step` on."""
-    begin, item = 0, 0
-    for stage in recipe.stages:
-        skipped = min(max(step - begin, 0), stage.steps)
-        if skipped < stage.steps:
-            data = DegradedPatches(
-                pyramids,
-                stage.tasks or recipe.tasks,
-                stage.crop,
-                recipe.seed,
-                item + skipped * stage.batch,
-                (stage.steps - skipped) * stage.batch,
-            )
-            loader = DataLoader(data, batch_size=stage.batch // accelerator.num_processes, num_workers=recipe.workers)
-            yield from accelerator.prepare(loader)
-        begin, item = begin + stage.steps, item + stage.steps * stage.batch
+class Task(Protocol):
+    """What a run trains.
+
+    Attributes:
+        model: everything that is trained, as one module.
+    """
+
+    model: torch.nn.Module
+
+    def batches(self, step: int, accelerator: Accelerator) -> Iterator:
+        """The batches of the run from `step` on, `accumulate` of them for each step."""
+        ...
+
+    def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        """The loss of a batch; `model` is the prepared form of the module."""
+        ...
+
+    def save(self, average: MovingAverage, folder: Path) -> Path:
+        """Write the averaged result."""
+        ...
+
+
+class RestorationTask:
+    """Pairs of degraded and clean patches."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        self.model = build_model(recipe).to(memory_format=torch.channels_last)
+        self.loss_function = LOSSES[recipe.loss]
+
+    def batches(self, step: int, accelerator: Accelerator) -> Iterator:
+        """The batches of all stages from `step` on."""
+        recipe = self.recipe
+        pyramids = [load_pyramid(path) for path in _photographs(recipe)]
+        begin, item = 0, 0
+        for stage in recipe.stages:
+            skipped = min(max(step - begin, 0), stage.steps)
+            size = stage.batch * recipe.accumulate
+            if skipped < stage.steps:
+                data = DegradedPatches(
+                    pyramids,
+                    stage.tasks or recipe.tasks,
+                    stage.crop,
+                    recipe.seed,
+                    item + skipped * size,
+                    (stage.steps - skipped) * size,
+                )
+                batch = stage.batch // accelerator.num_processes
+                yield from accelerator.prepare(DataLoader(data, batch_size=batch, num_workers=recipe.workers))
+            begin, item = begin + stage.steps, item + stage.steps * size
+
+    def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        degraded, target = batch
+        output = model(degraded.contiguous(memory_format=torch.channels_last))
+        return self.loss_function(output.float(), target)
+
+    def save(self, average: MovingAverage, folder: Path) -> Path:
+        return save_model(self.recipe, average, folder)
+
+
+def open_task(recipe: Any) -> Task:
+    """The task of a recipe, its networks freshly initialised from the seed."""
+    if isinstance(recipe, Recipe):
+        return RestorationTask(recipe)
+    return import_module(WORKS["generation"]).GenerationTask(recipe)
 
 
 def train(
-    recipe: Recipe,
+    recipe: Any,
     folder: str | Path,
     report: Callable[[dict], None] | None = None,
     stop_at: int | None = None,
@@ -229,7 +329,7 @@ def train(
     """Run a recipe to its end, or go on with an interrupted run in the same folder.
 
     Args:
-        recipe: what to train.
+        recipe: what to train, as `read_recipe` returns it.
         folder: receives checkpoints, `log.jsonl`, and at the end the model folder `model`.
         report: called every 50 steps with step, loss, rate and seconds per step.
         stop_at: stop after this step as if interrupted.
@@ -239,38 +339,39 @@ def train(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_flush_denormal(True)
-    accelerator = Accelerator(mixed_precision=recipe.precision)
-    plain = build_model(recipe).to(memory_format=torch.channels_last)
-    average = MovingAverage(plain.to(accelerator.device), recipe.ema)
-    model, optimizer = accelerator.prepare(plain, _optimizer(plain, recipe))
+    AcceleratorState._reset_state()  # a run of another precision may have gone before in this process
+    accelerator = Accelerator(mixed_precision=recipe.precision, gradient_accumulation_steps=max(1, recipe.accumulate))
+    task = open_task(recipe)
+    average = MovingAverage(task.model.to(accelerator.device), recipe.ema)
+    model, optimizer = accelerator.prepare(task.model, _optimizer(task.model, recipe))
     step = _load_checkpoint(folder, accelerator, average)
-    rates = [group["lr"] for group in _optimizer(plain, recipe).param_groups]
-    pyramids = [load_pyramid(path) for path in _photographs(recipe)]
-    loss_function = LOSSES[recipe.loss]
-    parameters = dict(plain.named_parameters())
+    rates = [group["lr"] for group in _optimizer(task.model, recipe).param_groups]
+    parameters = dict(task.model.named_parameters())
     model.train()
     losses: list[torch.Tensor] = []
-    since = time.perf_counter()
-    for degraded, target in _batches(recipe, pyramids, step, accelerator):
+    since, counted = time.perf_counter(), step
+    for batch in task.batches(step, accelerator):
         factor = learning_rate_factor(step, recipe)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
-        output = model(degraded.contiguous(memory_format=torch.channels_last))
-        loss = loss_function(output.float(), target)
-        optimizer.zero_grad()
-        accelerator.backward(loss)
-        for name, first in recipe.frozen.items():
-            if step < first:
-                parameters[name].grad = None
-        accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
-        optimizer.step()
+        with accelerator.accumulate(model):
+            loss = task.loss(model, batch)
+            accelerator.backward(loss)
+            losses.append(loss.detach())
+            if not accelerator.sync_gradients:
+                continue
+            for name, first in recipe.frozen.items():
+                if step < first:
+                    parameters[name].grad = None
+            accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
+            optimizer.step()
+            optimizer.zero_grad()
         average.update(accelerator.unwrap_model(model), step)
-        losses.append(loss.detach())
         step += 1
         if step % 50 == 0:
-            seconds = (time.perf_counter() - since) / len(losses)
+            seconds = (time.perf_counter() - since) / (step - counted)
             entry = {"step": step, "loss": torch.stack(losses).mean().item(), "rate": factor, "seconds": seconds}
-            losses, since = [], time.perf_counter()
+            losses, since, counted = [], time.perf_counter(), step
             if accelerator.is_main_process:
                 with open(folder / "log.jsonl", "a") as log:
                     log.write(json.dumps(entry) + "\n")
@@ -280,7 +381,7 @@ def train(
             _save_checkpoint(folder, accelerator, average, step)
         if step == stop_at:
             return folder
-    return save_model(recipe, average, folder / "model")
+    return task.save(average, folder / "model")
 
 
 def save_model(recipe: Recipe, average: MovingAverage, folder: Path) -> Path:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from app.ui import launch
-from app.ui.models import Model
+from app.ui.models import Generator, Model
 from genres.media.images import Metadata, Picture, write_image
 
+GENERATED = ("cat", "dog", "cart", "tree", "old house")
 TASKS = ("auto", "denoise", "dehaze", "derain", "deblur", "lowlight")
 
 
@@ -48,6 +49,23 @@ class SlowPipeline:
 
 
 @dataclass
+class SlowGenerator:
+    """A generating pipeline whose steps take a while; it counts them."""
+
+    pipeline: Any
+    seconds_per_step: float = 0.1
+    steps: int = 0
+
+    def __call__(self, labels: Any, *, callback_on_step_end: Any, **options: Any) -> Any:
+        def step_done(*given: Any) -> dict[str, Any]:
+            self.steps += 1
+            time.sleep(self.seconds_per_step)
+            return callback_on_step_end(*given)
+
+        return self.pipeline(labels, callback_on_step_end=step_done, **options)
+
+
+@dataclass
 class App:
     """A running web app and the pipelines behind it."""
 
@@ -55,24 +73,40 @@ class App:
     cache: Path
     tiny: Any
     slow: SlowPipeline
+    dots: SlowGenerator
 
 
 @contextmanager
 def running_app(tiny_model: Path, cache: Path) -> Iterator[App]:
-    """Serves the page with two small models: "tiny" for everything, "slow" for haze."""
+    """Serves the page with small models: "tiny" for all restoration, "slow" for haze, and "dots" that generates."""
     from pipelines import RestorationPipeline
 
     tiny = RestorationPipeline.from_pretrained(tiny_model)
     tiny.set_progress_bar_config(disable=True)
     slow = SlowPipeline(RestorationPipeline(tiny.model))
     slow.pipeline.set_progress_bar_config(disable=True)
-    models = {"tiny": Model("Tiny", TASKS, lambda: tiny), "slow": Model("Slow", ("dehaze",), lambda: slow)}
+    dots = SlowGenerator(tiny_generator())
+    models = {
+        "tiny": Model("Tiny", TASKS, lambda: tiny),
+        "slow": Model("Slow", ("dehaze",), lambda: slow),
+        "dots": Generator("Dots", ("generate",), lambda: dots, GENERATED, 2, 1),
+    }
     port = free_port()
     page = launch(port=port, open_browser=False, models=models, wait=False)
     try:
-        yield App(f"http://127.0.0.1:{port}", cache, tiny, slow)
+        yield App(f"http://127.0.0.1:{port}", cache, tiny, slow, dots)
     finally:
         page.close()
+
+
+def tiny_generator() -> Any:
+    """A small generating pipeline with random weights."""
+    from pipelines import DDTPipeline, flow_scheduler
+    from tests.generation.test_ddt import tiny
+
+    pipeline = DDTPipeline(tiny(in_channels=3), flow_scheduler(), id2label=dict(enumerate(GENERATED)), sample_size=16)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def free_port() -> int:

