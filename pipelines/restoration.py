@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,20 +19,35 @@ from torch import Tensor
 import weights
 from genres.restoration.ada_ir import AdaIR
 from genres.restoration.dea_net import DEANet
+from genres.restoration.deep_rft import DeepRFTv2
+from genres.restoration.naf_net import NAFNet
+from genres.restoration.tunable import TunableNAFNet
 from genres.runtime import fast_inference
 from pipelines.errors import Interrupted
 from pipelines.images import OUTPUT_TYPES, Work, prepare, size_of
+from pipelines.loading import class_in, locate, pop_hub_options
 from pipelines.tiling import TileGrid, blend, cut_grid, pad_to
 from pipelines.tone import Tone, reduced
 
-MODELS: dict[str, type[ModelMixin]] = {"AdaIR": AdaIR, "DEANet": DEANet}
-CHECKPOINT_SUFFIXES = (".ckpt", ".pth", ".pt", ".pk", ".bin", ".safetensors")
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+MODELS: dict[str, type[ModelMixin]] = {
+    "AdaIR": AdaIR,
+    "DEANet": DEANet,
+    "DeepRFTv2": DeepRFTv2,
+    "NAFNet": NAFNet,
+    "TunableNAFNet": TunableNAFNet,
+}
 
 # What a network needs in memory beside its weights: full-resolution feature maps of its first width that are alive at
 # the peak, in the dtype of the network and in float32 (Fourier transforms). Measured as peak RSS on tiles of 512x512:
-# AdaIR 31 to 36 maps (float32), 40 to 52 (bfloat16); DEANet 5 to 8.
-LIVE_MAPS = {"AdaIR": (32, 10), "DEANet": (8, 0)}
+# AdaIR 31 to 36 maps (float32), 40 to 52 (bfloat16); DEANet 5 to 8. On tiles of 384x384: DeepRFTv2 32 to 35 (float32),
+# 43 to 60 (bfloat16); NAFNet 11 to 13, tunable 10 to 14.
+LIVE_MAPS = {
+    "AdaIR": (32, 10),
+    "DEANet": (8, 0),
+    "DeepRFTv2": (12, 25),
+    "NAFNet": (15, 0),
+    "TunableNAFNet": (16, 0),
+}
 UNKNOWN_BYTES_PER_PIXEL = 8192
 CPU_BUDGET = 2 * 2**30  # larger tiles are not faster on a CPU, and leave less memory to others
 CPU_SHARE, CUDA_SHARE = 0.5, 0.8  # of the free memory
@@ -92,7 +106,7 @@ class RestorationPipeline(DiffusionPipeline):
 
     def __init__(self, model: ModelMixin, tasks: Sequence[str] | None = None):
         super().__init__()
-        for name in ("in_channels", "out_channels"):
+        for name in ("in_channels", "out_channels", "channels"):
             if (channels := getattr(model.config, name, 3)) != 3:
                 raise ValueError(f"The network must work on RGB images, but its {name} is {channels}.")
         self.register_modules(model=model)
@@ -130,12 +144,12 @@ class RestorationPipeline(DiffusionPipeline):
         """
         dtype = torch_dtype or kwargs.pop("dtype", None) or torch.float32
         name = weights.default_model(task) if name is None else name
-        path, tasks = _locate(name, {option: kwargs.pop(option) for option in HUB_OPTIONS if option in kwargs})
+        path, tasks = locate(name, pop_hub_options(kwargs), tuple(MODELS))
         if (path / "model_index.json").is_file():
-            _class_in(path / "model_index.json", (cls.__name__,))
+            class_in(path / "model_index.json", (cls.__name__,), "a restoration")
             pipe = cast(RestorationPipeline, super().from_pretrained(str(path), torch_dtype=dtype, **kwargs))
         elif (path / "config.json").is_file():
-            model_class = MODELS[_class_in(path / "config.json", tuple(MODELS))]
+            model_class = MODELS[class_in(path / "config.json", tuple(MODELS), "a restoration")]
             pipe = cls(model_class.from_pretrained(str(path), torch_dtype=dtype, **kwargs), tasks)
         elif path.is_file():
             model = weights.load_official(path)
@@ -247,20 +261,24 @@ class RestorationPipeline(DiffusionPipeline):
                 work.write(top, part[:, : image_height - top, :image_width])
 
     def _tone(self, works: list[Work], grid: TileGrid, run: _Run) -> Tone | None:
-        """What the network changes in the images as a whole; for networks that sum over all they see, in tiles."""
-        if len(grid) == 1 or run.strength == 0 or not getattr(self.model, "global_statistics", False):
+        """What the network changes in the images as a whole; for networks that sum over all they see."""
+        if run.strength == 0 or not getattr(self.model, "global_statistics", False):
             return None
         height, width = works[0].source.shape[:2]
         factor = math.ceil(max(height / grid.rows.length, width / grid.columns.length))
+        if side := self.model.config.get("scene_side", 0):
+            factor = max(factor, round(max(height, width) / side))
+        if factor == 1:
+            return None
 
         def read(top: int, rows: int) -> Tensor:
             return torch.stack([work.read(top, 0, rows, width) for work in works])
 
         before = reduced(read, height, factor)
-        spans = cut_grid(*before.shape[-2:], 0, 0, *self._needs)
+        spans = cut_grid(before.shape[2], before.shape[3], 0, 0, *self._needs)
         padded = pad_to(before, spans.rows.size, spans.columns.size)
-        after = self._restore_tile(padded, replace(run, callback=None, bar=_Silent()))
-        return Tone(before, after[..., : before.shape[2], : before.shape[3]], factor)
+        after = self._restore_tile(padded, replace(run, strength=1.0, callback=None, bar=_Silent()))
+        return Tone(before, after[..., : before.shape[2], : before.shape[3]], factor, run.strength)
 
     def _restore_tile(self, tile: Tensor, run: _Run) -> Tensor:
         """(B, 3, h, w) -> (B, 3, h, w) float32; in smaller tiles if memory does not bear this one."""
@@ -340,8 +358,9 @@ def bytes_per_pixel(model: Any) -> int:
     if _class_name(model) not in LIVE_MAPS:
         return UNKNOWN_BYTES_PER_PIXEL
     own, single = LIVE_MAPS[_class_name(model)]
-    width = getattr(model.config, "dim", 0) or model.config.base_dim
-    return width * (own * model.dtype.itemsize + single * 4) // model.config.stem**2 + 64
+    width = next(value for name in ("dim", "base_dim", "width") if (value := getattr(model.config, name, None)))
+    stem = getattr(model.config, "stem", 1)
+    return width * (own * model.dtype.itemsize + single * 4) // stem**2 + 64
 
 
 def free_memory(device: torch.device) -> float:
@@ -365,9 +384,9 @@ def _class_name(model: Any) -> str:
 
 
 def _full_size(output: Any, image: Tensor) -> Tensor:
-    """The output of the size of the image, of a network that may give several."""
+    """The last output of the size of the image, of a network that may give several, from coarse to fine."""
     outputs = output if isinstance(output, tuple | list) else (output,)
-    return next(one for one in outputs if one.shape == image.shape)
+    return next(one for one in reversed(outputs) if one.shape == image.shape)
 
 
 def _check_arguments(strength: float, tile: int | None, overlap: int, batch_size: int, output_type: str | None) -> None:
@@ -400,43 +419,3 @@ def _groups(sizes: list[tuple[int, int]], batch_size: int) -> Iterator[tuple[int
         if stop == len(sizes) or sizes[stop] != sizes[start] or stop - start == batch_size:
             yield start, stop, sizes[start]
             start = stop
-
-
-def _class_in(file: Path, expected: tuple[str, ...]) -> str:
-    """Name of the class that a configuration file is of."""
-    try:
-        name = json.loads(file.read_text(encoding="utf-8"))["_class_name"]
-    except (ValueError, KeyError, TypeError):
-        name = None
-    if name not in expected:
-        raise ValueError(f"{file} is of {name or 'nothing known'}; a restoration needs {' or '.join(expected)}.")
-    return name
-
-
-def _locate(name: str | Path, hub_options: dict[str, Any]) -> tuple[Path, tuple[str, ...] | None]:
-    """File or folder that a name means, and, for an embedded model, its tasks."""
-    entry = weights.catalogue().get(str(name))
-    if entry is not None and entry.folder is not None:
-        return entry.folder, entry.tasks
-    path = Path(name)
-    if path.exists():
-        return path, None
-    if entry is not None:
-        raise ValueError(f"{name} is not embedded: get {entry.file} from {entry.where} and give the path of that file.")
-    text = str(name)
-    if isinstance(name, Path) or text.count("/") != 1 or text[0] in "./~" or path.suffix in CHECKPOINT_SUFFIXES:
-        known = ", ".join(known for known, entry in weights.catalogue().items() if entry.folder)
-        raise ValueError(f"{name} is no file or folder, nor an embedded model ({known}), nor owner/name of the Hub.")
-    return _download(text, hub_options), None
-
-
-def _download(repository: str, options: dict[str, Any]) -> Path:
-    """Folder of a repository of the Hub in the local cache; only configurations and safetensors are fetched."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"], **options))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{repository} is not here, and the Hub did not give it: {reason}") from error

@@ -1,8 +1,9 @@
-"""One tone for all tiles of an image.
+"""One tone for all tiles of an image, and for an image of any size.
 
 A network whose attention sums over the whole image sees other sums in every tile, and may lift the haze or the
-darkness of two neighbours differently. The image as a whole, reduced to the size of a tile, is restored first; what
-that changes on the large scale, every tile is led to.
+darkness of two neighbours differently; and if it learned on patches that held much of a scene, it sees too little of
+one in a large image. The image as a whole is therefore restored at a reduced size first. Where that changes its tone,
+as haze and darkness do, but noise, rain and blur do not, every tile is led to the change on the large scale.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pipelines.tiling import pad_to
 
 CELL = 16  # pixels: the tone is compared in cells at least so wide
 BLUR = 2.0  # standard deviation in cells
+FAINT, PLAIN = 0.03, 0.08  # root mean square of a change that is no tone's yet, and of one that surely is
 
 
 def reduced(read: Callable[[int, int], Tensor], height: int, factor: int, rows: int = 64) -> Tensor:
@@ -35,16 +37,20 @@ def reduced(read: Callable[[int, int], Tensor], height: int, factor: int, rows: 
 
 
 class Tone:
-    """What the restoration of the reduced image changes, as a map that tiles are led to.
+    """What the restoration of the reduced image changes, as a map that tiles are led to; not at all by faint changes.
 
     Args:
         before, after: the reduced image and its restoration, (B, 3, h, w).
         factor: pixels of the image on a side of one of the reduced.
+        strength: share of the change that the tiles show.
     """
 
-    def __init__(self, before: Tensor, after: Tensor, factor: int):
+    def __init__(self, before: Tensor, after: Tensor, factor: int, strength: float = 1.0):
         cells = math.ceil(CELL / factor)
         self.change = F.avg_pool2d(after - before, cells, ceil_mode=True, count_include_pad=False)
+        size = self.change.square().mean((1, 2, 3), keepdim=True).sqrt()
+        self.weight = ((size - FAINT) / (PLAIN - FAINT)).clamp(0, 1)  # (B, 1, 1, 1)
+        self.change = self.change * strength
         self.cell = cells * factor
 
     def lead(self, before: Tensor, after: Tensor, top: int, left: int) -> Tensor:
@@ -57,7 +63,7 @@ class Tone:
         own = F.avg_pool2d(after - before, self.cell, ceil_mode=True, count_include_pad=False)
         rows = top / self.cell + torch.arange(own.shape[2], device=own.device)  # in cells of the image
         columns = left / self.cell + torch.arange(own.shape[3], device=own.device)
-        missing = _smooth(_sample(self.change.to(own.device), rows, columns) - own)
+        missing = _smooth(_sample(self.change.to(own.device), rows, columns) - own) * self.weight.to(own.device)
         full = (missing.shape[2] * self.cell, missing.shape[3] * self.cell)
         missing = F.interpolate(missing, full, mode="bilinear")
         return after + missing[..., : after.shape[2], : after.shape[3]]

@@ -15,7 +15,7 @@ class Brighten(ModelMixin, ConfigMixin):
     """Adds half of what the brightness of all it sees lacks to white."""
 
     @register_to_config
-    def __init__(self, global_statistics: bool = True):
+    def __init__(self, global_statistics: bool = True, scene_side: int = 0):
         super().__init__()
         self.unused = torch.nn.Parameter(torch.zeros(1))
         self.global_statistics = global_statistics
@@ -42,6 +42,28 @@ def test_tiles_come_near_to_the_image_in_one_piece():
     apart, led = (np.abs(restore(led, 96) - whole) for led in (False, True))
     assert apart.max() > 0.1  # the network is one whose tiles differ
     assert led.max() < 0.03 and led.mean() < apart.mean() / 8
+
+
+def test_a_large_image_takes_its_tone_from_the_size_that_the_network_learned_on():
+    """The network here sees the share of a scene that a patch of its size has, by the largest side of what it gets."""
+
+    class Blind(Brighten):
+        def forward(self, image: Tensor) -> Tensor:
+            return super().forward(image) if max(image.shape[-2:]) <= 100 else image.clone()
+
+    image = ramp_with_detail()
+    for side, strength, share in ((0, 1.0, 0.0), (80, 1.0, 1.0), (80, 0.5, 0.5)):
+        pipe = RestorationPipeline(Blind(scene_side=side), tasks=["lowlight"])
+        pipe.set_progress_bar_config(disable=True)
+        got = pipe(image, tile=0, strength=strength).images[0]
+        assert abs((got - image).mean() - share * (restore(False, 0) - image).mean()) < 0.01
+        assert abs(np.diff(got[96, 100:200, 0]).std() - np.diff(image[96, 100:200, 0]).std()) < 0.01  # detail is kept
+
+
+def test_faint_changes_are_left_to_the_tiles():
+    before = torch.rand(1, 3, 64, 64)
+    tone = Tone(before, before + 0.02, factor=4)
+    assert torch.equal(tone.lead(before, before, 0, 0), before)
 
 
 def test_progress_counts_tiles_alone():
