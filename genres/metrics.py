@@ -1,4 +1,4 @@
-"""Quality of a restored image against its reference."""
+"""Quality of an image against its reference."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from functools import cache
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+WINDOW, SIGMA = 11, 1.5  # of structural similarity
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 ALEXNET = "alexnet-owt-7be5be79.pth"
 
 
@@ -38,6 +41,46 @@ def ssim(image: Tensor, reference: Tensor) -> float:
         raise ValueError(f"SSIM needs sides of at least 11 pixels, not {tuple(image.shape[-2:])}.")
     values = ssim_map(image[None].float(), reference[None].float(), window_size=11, padding="valid")
     return float(torch.mean(values))
+
+
+def ms_ssim(image: Tensor, reference: Tensor) -> float:
+    """Multi-scale structural similarity of images (C, H, W) in [0, 1], mean of channels.
+
+    Wang et al., "Multiscale structural similarity for image quality assessment" (2003): contrast and structure at five
+    scales, luminance at the last one, the window of `ssim`. Sides of at least 161 pixels.
+    """
+    _check_sizes(image, reference)
+    smallest = (WINDOW - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1
+    if min(image.shape[-2:]) < smallest:
+        raise ValueError(f"MS-SSIM needs sides of at least {smallest} pixels, not {tuple(image.shape[-2:])}.")
+    pair = [image[:, None].float(), reference[:, None].float()]  # (C, 1, H, W): channels apart
+    product = torch.ones(len(image), dtype=torch.float64)
+    for scale, weight in enumerate(SCALE_WEIGHTS):
+        if scale:
+            # Means of four pixels; a side that is odd gets a border of zeros, as in the usual implementations.
+            pair = [F.avg_pool2d(one, 2, padding=[side % 2 for side in one.shape[-2:]]) for one in pair]
+        similarity, contrast = _similarity(*pair)
+        kept = similarity if scale == len(SCALE_WEIGHTS) - 1 else contrast
+        product *= kept.double().clamp_min(0) ** weight
+    return float(product.mean())
+
+
+def _similarity(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Two images (C, 1, H, W) -> structural similarity, and its factor of contrast and structure: (C,) each."""
+    at = torch.arange(WINDOW, dtype=x.dtype) - WINDOW // 2
+    kernel = torch.exp(-(at**2) / (2 * SIGMA**2))
+    kernel = kernel / kernel.sum()
+
+    def blur(image: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(image, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+
+    first, second = 0.01**2, 0.03**2
+    mean_x, mean_y = blur(x), blur(y)
+    variance_x, variance_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    contrast = (2 * covariance + second) / (variance_x + variance_y + second)
+    luminance = (2 * mean_x * mean_y + first) / (mean_x**2 + mean_y**2 + first)
+    return (luminance * contrast).mean((1, 2, 3)), contrast.mean((1, 2, 3))
 
 
 def lpips_distance(image: Tensor, reference: Tensor) -> float:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,8 +36,8 @@ STATUSES = ("ok", "skipped", "failed", "pending")
 TEMPORARY = re.compile(r"\.genres-[0-9a-f]{16}\.tmp")  # what our writers write beside
 LISTED_FAILURES = 50
 
-Step = Callable[[int, int], None]  # parts done, parts in all
-Work = Callable[["Item", Step], None]
+SAYS_EVERY = 60.0  # seconds between two lines about a file where there are no bars
+Work = Callable[["Item", "Step"], None]
 
 
 @dataclass
@@ -88,12 +89,41 @@ class Outcome:
         return 1 if self.counts["failed"] else 0
 
 
+@dataclass
+class Step:
+    """What a work calls after each part of it; ends the work when the batch was asked to stop."""
+
+    item: Item
+    stop: "Stop"
+    display: "Display"
+    several: bool
+
+    def __call__(self, done: int, parts: int, text: str = "") -> None:
+        """Show how many parts are done, and a few words about how it goes.
+
+        Raises:
+            Interrupted: the batch was asked to stop.
+        """
+        if self.stopped:
+            raise Interrupted("The batch was asked to stop.")
+        if text or self.several:
+            self.display.show(self.item, done, parts, text)
+        else:
+            self.display.step(done, parts)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the batch was asked to stop, for works that end by themselves."""
+        return bool(self.stop.signal)
+
+
 def run(
     items: Sequence[Item],
     open_work: Callable[[], Work],
     *,
     overwrite: bool,
     describe_existing: Callable[[Item], str] = lambda item: "The result exists already.",
+    jobs: int = 1,
 ) -> Outcome:
     """Make every result that is still pending.
 
@@ -102,6 +132,7 @@ def run(
         open_work: loads what the work needs; not called if nothing is left to do.
         overwrite: also make results that exist already.
         describe_existing: why an existing result is kept, in one sentence.
+        jobs: how many items are worked on at the same time, in threads; works that need processors start processes.
     """
     since = time.perf_counter()
     stop = Stop()
@@ -115,30 +146,58 @@ def run(
             stop.signal, left, work = signal.SIGINT, [], None
         if work:
             with stop_on_signal(stop), Display(len(left)) as display:
-                for item in left:
-                    if not stop.signal:
-                        _make(item, work, lock, overwrite, stop, display)
+                if jobs > 1:
+                    _make_several(left, work, overwrite, stop, display, jobs)
+                else:
+                    for item in left:
+                        if not stop.signal:
+                            _make(item, work, lock, overwrite, stop, display)
     return Outcome(items, time.perf_counter() - since, stop.signal)
+
+
+def _make_several(
+    items: Sequence[Item], work: Work, overwrite: bool, stop: "Stop", display: "Display", jobs: int
+) -> None:
+    def make(item: Item) -> None:
+        if not stop.signal:
+            with FolderLock() as lock:
+                _make(item, work, lock, overwrite, stop, display, several=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        running = {pool.submit(make, item) for item in items}
+        while running:  # with a limit, so that signals are seen
+            done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+
+
+def _exists(path: Path) -> bool:
+    """A file, or a folder with something in it."""
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
 def _keep_existing(items: Sequence[Item], lock: "FolderLock", describe: Callable[[Item], str]) -> None:
     for item in items:
-        if item.output.is_file():
+        if _exists(item.output):
             lock.enter(item.output.parent)
             item.end("skipped", describe(item))
 
 
-def _make(item: Item, work: Work, lock: "FolderLock", overwrite: bool, stop: "Stop", display: "Display") -> None:
-    def step(done: int, parts: int) -> None:
-        if stop.signal:
-            raise Interrupted("The batch was asked to stop.")
-        display.step(done, parts)
-
+def _make(
+    item: Item,
+    work: Work,
+    lock: "FolderLock",
+    overwrite: bool,
+    stop: "Stop",
+    display: "Display",
+    several: bool = False,
+) -> None:
+    step = Step(item, stop, display, several)
     display.start(item)
     since = time.perf_counter()
     try:
         _prepare_folder(item, lock)
-        if not overwrite and item.output.is_file():
+        if not overwrite and _exists(item.output):
             item.end("skipped", "Another batch made the result meanwhile.")
         else:
             work(item, step)
@@ -212,8 +271,12 @@ def _lock(descriptor: int, operation: int) -> bool:
 def _remove_temporary_files(folder: Path) -> None:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            if not TEMPORARY.fullmatch(entry.name):
+                continue
+            if entry.is_file(follow_symlinks=False):
                 os.unlink(entry.path)
+            elif entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 @dataclass
@@ -256,11 +319,15 @@ class Display:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}"),
                 console=self.console,
                 transient=True,
             )
-            self.files: TaskID = self.bars.add_task("Files", total=self.total)
-            self.parts: TaskID = self.bars.add_task("", total=None)
+            self.files: TaskID = self.bars.add_task("Files", total=self.total, text="")
+        self.parts: dict[int, TaskID] = {}  # the bars of the running items, by the identity of the item
+        self.free: list[TaskID] = []  # bars of items that have ended
+        self.latest: TaskID | None = None
+        self.said: dict[int, float] = {}  # when, where there are no bars
 
     def __enter__(self) -> "Display":
         if self.bars:
@@ -272,17 +339,31 @@ class Display:
             self.bars.stop()
 
     def start(self, item: Item) -> None:
+        self.said[id(item)] = time.monotonic()
         if self.bars:
-            self.bars.reset(self.parts, total=None, description=_short(item.source.name))
+            name = _short(item.source.name)
+            self.latest = self.free.pop() if self.free else self.bars.add_task(name, text="")
+            self.bars.reset(self.latest, total=None, description=name, text="")
+            self.parts[id(item)] = self.latest
 
     def step(self, done: int, parts: int) -> None:
+        """Progress of the item that started last."""
+        if self.bars and self.latest is not None:
+            self.bars.update(self.latest, completed=done, total=parts)
+
+    def show(self, item: Item, done: int, parts: int, text: str) -> None:
+        """Progress of any running item, with words; where there are no bars, a line a minute."""
         if self.bars:
-            self.bars.update(self.parts, completed=done, total=parts)
+            self.bars.update(self.parts[id(item)], completed=done, total=parts, text=text)
+        elif time.monotonic() - self.said[id(item)] >= SAYS_EVERY:
+            self.said[id(item)] = time.monotonic()
+            print(f"{printable(item.source)}: {done}/{parts} {text}", file=sys.stderr, flush=True)
 
     def finish(self, item: Item) -> None:
         self.done += item.status != "pending"
         if self.bars:
             self.bars.update(self.files, completed=self.done)
+            self.free.append(self.parts.pop(id(item)))
             if item.status == "failed":
                 self.console.print(Text(_failure(item), style="red"))
         else:

@@ -1,4 +1,4 @@
-"""``genres restore``: photographs in, restored photographs out."""
+"""``genres restore``: photographs and videos in, restored ones out."""
 
 import json
 import math
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from genres.media.images import Picture
 
 EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tiff", "bmp": ".bmp"}
+VIDEO_NAMES = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "m2ts", "wmv", "flv", "3gp", "ogv")
+VIDEOS = frozenset(f".{name}" for name in VIDEO_NAMES)
 COMPARED = ("model", "task", "strength", "source")  # settings that make a different result
 
 
@@ -85,7 +87,7 @@ def restore(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Image files, folders, and quoted patterns such as 'photos/**/*.jpg'.",
+            help="Image files, folders, quoted patterns such as 'photos/**/*.jpg', and videos.",
             show_default=False,
         ),
     ],
@@ -142,11 +144,13 @@ def restore(
         bool, typer.Option("--json", help="Print one JSON object with the settings and the status of every file.")
     ] = False,
 ) -> None:
-    """Restore photographs: remove noise, haze, rain, blur and darkness.
+    """Restore photographs and videos: remove noise, haze, rain, blur and darkness.
 
     Size, orientation, colour profile, metadata, transparency and bit depth of the images are kept, and the settings
     are embedded in the results. Existing results are kept, so the same command finishes an interrupted batch; a file
     that cannot be restored does not stop the others. Press Ctrl-C once to stop cleanly.
+
+    Videos are restored frame by frame and keep their sound; an interrupted one goes on at the frame where it was.
 
     Exit codes: 0 all is well, 1 a file failed, 2 wrong usage, 130 interrupted.
     """
@@ -199,13 +203,21 @@ def _find(options: Options, inputs: list[str], recursive: bool) -> "Found":
     from app.cli.inputs import find_sources
     from genres.media.writers import EXTENSIONS as READABLE
 
-    found = find_sources(inputs, READABLE, recursive=recursive, output=options.output)
+    # A video takes hours where a photograph takes seconds, so a folder of both gives the photographs alone.
+    suffixes = set(READABLE) | {suffix for text in inputs if (suffix := Path(text).suffix.lower()) in VIDEOS}
+    found = find_sources(inputs, suffixes, recursive=recursive, output=options.output)
     if found.left_out:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.left_out.items()))
         print(f"Left out, not of an image format that can be read: {printable(kinds)}.", file=sys.stderr)
+        if VIDEOS & set(found.left_out):
+            print("Videos are restored where they are named, or by a pattern such as 'clips/*.mp4'.", file=sys.stderr)
     if not found.sources:
         raise CommandError(f"No image was found in {printable(', '.join(inputs))}.")
     return found
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEOS
 
 
 def _plan(options: Options, sources: list["Source"]) -> list["Item"]:
@@ -232,6 +244,8 @@ def _outputs(sources: list["Source"], options: Options) -> list[Path]:
 def _extension(path: Path, format: str) -> str:
     from genres.media.writers import EXTENSIONS as WRITABLE
 
+    if _is_video(path):  # Matroska holds every kind of sound, the others what they held before
+        return path.suffix if path.suffix.lower() in (".mp4", ".mov") else ".mkv"
     if format == Format.keep:
         return path.suffix if path.suffix.lower() in WRITABLE else ".png"
     return EXTENSIONS[format]
@@ -259,6 +273,8 @@ def _describe_existing(item: "Item", options: Options) -> str:
     """Why a result is kept, and whether it is the one that these settings would give."""
     from genres.media.images import ImageError, read_settings
 
+    if _is_video(item.source):
+        return "The result exists already; --overwrite makes it again."
     try:
         settings = read_settings(item.output)
     except ImageError:
@@ -275,6 +291,10 @@ def _open_work(options: Options) -> "Work":
 
     def work(item: "Item", step: "Step") -> None:
         from genres.media.images import read_image, write_image
+
+        if _is_video(item.source):
+            _restore_video(pipeline, item, step, options)
+            return
 
         picture = read_image(item.source)
         height, width = picture.pixels.shape[:2]
@@ -294,6 +314,23 @@ def _open_work(options: Options) -> "Work":
             _measure(item, restored, options.reference / item.relative)
 
     return work
+
+
+def _restore_video(pipeline: Any, item: "Item", step: "Step", options: Options) -> None:
+    from pipelines.video_restoration import restore_video
+
+    settings = {"task": options.task, "strength": options.strength, "tile": options.tile, "overlap": options.overlap}
+    written = restore_video(
+        pipeline,
+        item.source,
+        item.output,
+        **settings,
+        callback=lambda done, frames: step(done, frames, f"frame {done} of {frames}"),
+    )
+    item.notes.extend(written.notes)
+    item.details |= {"frames": written.num_frames, "bytes": item.output.stat().st_size}
+    if options.reference is not None:
+        item.notes.append("Videos are not measured against a reference.")
 
 
 def _open_pipeline(options: Options) -> Any:

@@ -33,7 +33,7 @@ def train(
     `accelerate launch -m app train RECIPE -o DIR`.
     """
     path = find_recipe(recipe)
-    from genres.training.trainer import read_recipe
+    from genres.training.trainer import Recipe, read_recipe
     from genres.training.trainer import train as run
 
     plan = read_recipe(path)
@@ -52,7 +52,8 @@ def train(
         print(f"\nStopped. The same command goes on from the last checkpoint in {output}.", file=sys.stderr)
         raise typer.Exit(130) from None
     if is_main:
-        print(f"The model is in {folder}; use it with `genres restore PHOTO -o DIR --model {folder}`.")
+        use = "restore PHOTO" if isinstance(plan, Recipe) else "generate --label LABEL"
+        print(f"The model is in {folder}; use it with `genres {use} -o DIR --model {folder}`.")
 
 
 def bundled_recipes() -> dict[str, Path]:

@@ -33,7 +33,7 @@ def list_weights(
 
     table = Table(Column("Name", no_wrap=True), "Kind", "Tasks", "Size", "Title")
     for name, entry in catalogue().items():
-        size = f"{_size(entry.folder) / MEBIBYTE:.1f} MiB" if entry.folder and entry.folder.is_dir() else "-"
+        size = f"{_size(entry.folder, '**/') / MEBIBYTE:.1f} MiB" if entry.folder and entry.folder.is_dir() else "-"
         table.add_row(name, entry.kind, ", ".join(entry.tasks), size, entry.title)
     Console().print(table)
 
@@ -57,27 +57,55 @@ def import_checkpoint(
         Path,
         typer.Argument(metavar="FILE", help="Official checkpoint: .ckpt, .pth, .pt or .safetensors.", dir_okay=False),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the imported model; it must be new.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder of the imported model; it must be new. Of a quantised video, also FILE.hnv."
+        ),
+    ],
     name: Annotated[
         str | None, typer.Option(help="Make the model's folder, of this name, inside the -o folder.")
     ] = None,
 ) -> None:
-    """Turn an official checkpoint into a model folder that --model takes.
+    """Turn an official checkpoint into a model folder that --model takes, and HNeRV's quant_vid.pth into an .hnv file.
 
     The architecture is recognised from the tensors alone, and no code in the file is run.
     """
+    if output.suffix == ".hnv":
+        _import_video(file, output)
+        return
     folder = output / name if name else output
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CommandError(f"{printable(folder)} exists already: choose another folder.")
-    from weights import CLASS_TASKS, load_official
+    from weights import CLASS_TASKS, GENERATORS, load_official
 
     model = load_official(file)
+    if type(model).__name__ == "HNeRV" and model.config["stored_frames"]:
+        _import_video(file, folder / f"{file.stem}.hnv")
+        return
     _save(model, file, folder)
     print(f"{file.name} is {type(model).__name__} with {_count(model):,} parameters; it is now in {printable(folder)}.")
     if type(model).__name__ in CLASS_TASKS:
         print(f"Use it: genres restore PHOTO -o OUT --model {printable(folder)}")
+    elif type(model).__name__ in GENERATORS:
+        print(f"Use it: genres generate --label LABEL -o OUT --model {printable(folder)}")
     else:
         print(f"Use it in Python: {type(model).__name__}.from_pretrained({str(folder)!r})")
+
+
+def _import_video(file: Path, path: Path) -> None:
+    """A quantised video of HNeRV's authors is a whole clip, so it becomes a file that decodes."""
+    if path.exists():
+        raise CommandError(f"{printable(path)} exists already: choose another name.")
+    from pipelines.hnerv import import_official
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    info = import_official(file, path)
+    print(
+        f"{printable(file.name)} is a quantised video of {len(info.frame_times)} frames, {info.width} x {info.height}; "
+        f"it is now in {printable(path)}, {path.stat().st_size:,} bytes."
+    )
+    print(f"Use it: genres video decode {printable(path)} -o OUT")
 
 
 @weights.command()
@@ -114,8 +142,8 @@ def _describe(entry: "Entry") -> dict[str, Any]:
     return known | {"folder": str(entry.folder) if entry.folder else ""}
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+def _size(folder: Path, below: str = "") -> int:
+    return sum(path.stat().st_size for path in folder.glob(f"{below}*.safetensors"))
 
 
 def _count(model: Any) -> int:
@@ -158,15 +186,12 @@ def _verify(name: str) -> str:
     """
     import torch
 
-    from pipelines import RestorationPipeline
-
     folder = _entry(name).folder if not Path(name).is_dir() else Path(name)
     if folder is None:
         raise CommandError("it is published by its authors only; get the file and use `genres weights import`.")
-    pipeline: Any = RestorationPipeline.from_pretrained(folder)
+    pipeline, model, tensors = _open_generator(folder) if _generates(folder) else _open_restorer(folder)
     pipeline.set_progress_bar_config(disable=True)
-    model = pipeline.model
-    stored, expected = _stored_tensors(folder), set(model.state_dict())
+    stored, expected = _stored_tensors(tensors), set(model.state_dict())
     if stored != expected:
         odd = sorted(stored ^ expected)
         raise CommandError(f"{len(odd)} tensors are missing or unknown, among them {', '.join(odd[:5])}.")
@@ -175,11 +200,53 @@ def _verify(name: str) -> str:
         raise CommandError(
             f"{len(broken)} tensors hold values that are not finite, among them {', '.join(broken[:5])}."
         )
+    (_generate_once if _generates(folder) else _restore_once)(pipeline)
+    return f"{type(model).__name__}, {_count(model):,} parameters, {_size(tensors) / MEBIBYTE:.1f} MiB"
+
+
+def _generates(folder: Path) -> bool:
+    """Whether a folder is of a network that generates images, alone or in a pipeline."""
+    from weights import GENERATORS
+
+    for file in (folder / "model_index.json", folder / "config.json"):
+        if file.is_file():
+            return json.loads(file.read_text(encoding="utf-8")).get("_class_name") in ("DDTPipeline", *GENERATORS)
+    return False
+
+
+def _open_restorer(folder: Path) -> tuple[Any, Any, Path]:
+    """The pipeline of a restoration network, the network, and the folder of its tensors."""
+    from pipelines import RestorationPipeline
+
+    pipeline: Any = RestorationPipeline.from_pretrained(folder)
+    return pipeline, pipeline.model, folder / "model" if (folder / "model").is_dir() else folder
+
+
+def _open_generator(folder: Path) -> tuple[Any, Any, Path]:
+    """The same for a network that generates images."""
+    from pipelines import DDTPipeline
+
+    pipeline: Any = DDTPipeline.from_pretrained(folder)
+    return pipeline, pipeline.transformer, folder / "transformer" if (folder / "transformer").is_dir() else folder
+
+
+def _restore_once(pipeline: Any) -> None:
+    import torch
+
     image = torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
     result = pipeline(image).images
     if result.shape != image.shape or not torch.isfinite(result).all():
         raise CommandError("it gives no finite image of the size of its input.")
-    return f"{type(model).__name__}, {_count(model):,} parameters, {_size(folder) / MEBIBYTE:.1f} MiB"
+
+
+def _generate_once(pipeline: Any) -> None:
+    import torch
+
+    latents = pipeline(
+        0, num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent"
+    ).images
+    if not torch.isfinite(latents).all():
+        raise CommandError("it gives no finite image.")
 
 
 def _stored_tensors(folder: Path) -> set[str]:

@@ -30,7 +30,9 @@ def build(models: Mapping[str, Model] | None = None) -> gr.Blocks:
     import gradio as gr
 
     from app.ui import look
+    from app.ui.compress import CompressTab
     from app.ui.files import Page
+    from app.ui.generate import GenerateTab
     from app.ui.models import Shelf, embedded_models
     from app.ui.restore import RestoreTab
 
@@ -39,7 +41,12 @@ def build(models: Mapping[str, Model] | None = None) -> gr.Blocks:
     with page:
         gr.HTML(look.HEADER, padding=False, elem_id="header")
         with gr.Tab("Restore"):
-            RestoreTab(shelf, page)
+            RestoreTab(shelf.part(lambda model: "generate" not in model.tasks), page)
+        with gr.Tab("Compress"):
+            CompressTab(shelf)
+        if shelf.choices("generate"):
+            with gr.Tab("Generate"):
+                GenerateTab(shelf.part(lambda model: "generate" in model.tasks), page)
     page.queue(max_size=MAX_WAITING)
     return page
 

@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent
 HEADER = """
 <header>
   <h1>Genres</h1>
-  <p>Restoration of photographs. Everything runs on this machine.</p>
+  <p>Generation and restoration of images and videos. Everything runs on this machine.</p>
 </header>
 """
 

@@ -66,6 +66,7 @@ const nameThings = () => {
     button.querySelector("img").alt = ""; // the caption says it
   });
   document.querySelectorAll("button[aria-label='common.upload']").forEach(joinButtons);
-  document.querySelectorAll("#status:not([role])").forEach((status) => status.setAttribute("role", "status"));
+  const spoken = ":is(#status, #generate-status, #compress-status, #compress-plan):not([role])";
+  document.querySelectorAll(spoken).forEach((status) => status.setAttribute("role", "status"));
 };
 new MutationObserver(nameThings).observe(document, { childList: true, characterData: true, subtree: true });

@@ -11,7 +11,7 @@ from app.cli.main import app
 from genres import __version__
 from tests.app.cli_tools import ROOT
 
-HEAVY = "torch, diffusers, gradio, cv2, numpy, PIL, accelerate"
+HEAVY = "torch, diffusers, gradio, cv2, numpy, PIL, accelerate, av"
 PROBE = f"""
 import sys
 try:
@@ -20,7 +20,16 @@ try:
 finally:
     print("heavy:", [name for name in "{HEAVY}".split(", ") if name in sys.modules], file=sys.stderr)
 """
-HELPS = [["--help"], ["restore", "--help"], ["weights", "--help"], ["train", "-h"], ["ui", "-h"], ["--version"]]
+HELPS = [
+    ["--help"],
+    ["restore", "--help"],
+    ["weights", "--help"],
+    ["video", "--help"],
+    ["video", "encode", "-h"],
+    ["train", "-h"],
+    ["ui", "-h"],
+    ["--version"],
+]
 
 
 @pytest.mark.parametrize("arguments", HELPS, ids=" ".join)
