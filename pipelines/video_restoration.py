@@ -60,7 +60,8 @@ def restore_video(
         frames = read_frames(source, first, count, start_time=times[first])
         for number, (frame, _) in enumerate(frames, first + 1):
             image = np.ascontiguousarray(frame)
-            yield pipe(image, task=task, strength=strength, tile=tile, overlap=overlap).images[0]
+            call: Any = pipe(image, task=task, strength=strength, tile=tile, overlap=overlap)
+            yield call.images[0]
             if callback is not None:
                 callback(number, len(times))
 

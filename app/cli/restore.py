@@ -319,12 +319,14 @@ def _open_work(options: Options) -> "Work":
 def _restore_video(pipeline: Any, item: "Item", step: "Step", options: Options) -> None:
     from pipelines.video_restoration import restore_video
 
-    settings = {"task": options.task, "strength": options.strength, "tile": options.tile, "overlap": options.overlap}
     written = restore_video(
         pipeline,
         item.source,
         item.output,
-        **settings,
+        task=options.task,
+        strength=options.strength,
+        tile=options.tile,
+        overlap=options.overlap,
         callback=lambda done, frames: step(done, frames, f"frame {done} of {frames}"),
     )
     item.notes.extend(written.notes)

@@ -34,6 +34,7 @@ ENCODERS = {
     "av1": ("libsvtav1", (1.0, 63.0), 1.0),
 }
 SVT_PRESET = "6"
+LEAST_X265 = 64  # with smaller frames it writes outside of its memory, and may take the process along
 CAPPED = 99.0  # dB of equal frames
 
 
@@ -255,6 +256,8 @@ def _compare(name: str, reference: Path, info: VideoInfo, bits: float, preset: s
         av.Codec(encoder, "w")
     except av.codec.codec.UnknownCodecError:
         return {"encoder": name, "missing": f"FFmpeg was built without {encoder} here."}
+    if encoder == "libx265" and min(info.width, info.height) < LEAST_X265:
+        return {"encoder": name, "missing": f"libx265 needs frames of {LEAST_X265} pixels a side or more."}
     steps = round((smallest - best) / step)
     low, high = 0, steps  # numbers of steps; low gives more bits than wanted, high fewer
     points = {number: _encode_point(encoder, best + number * step, reference, info, preset) for number in (low, high)}

@@ -273,9 +273,7 @@ class CompressTab:
         view = [self.empty, self.source, self.training, self.result, self.both, self.facts]
         view += [self.hnv_file, self.video_file]
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        shown = self.file.change(
-            self.show, self.file, [*view, self.clip, self.plan, self.status], **quick
-        )
+        shown = self.file.change(self.show, self.file, [*view, self.clip, self.plan, self.status], **quick)
         plan: dict[str, Any] = {"inputs": [self.clip, *asked[1:]], "outputs": self.plan, **quick}
         shown.then(self.expect, **plan)
         gr.on([setting.change for setting in asked[1:-1]], self.expect, trigger_mode="always_last", **plan)
@@ -412,6 +410,8 @@ class CompressTab:
     def run_dropped(self, file: str | None, *settings: Any) -> Iterator[dict[Any, Any]]:
         if file and is_hnv(Path(file)):
             yield from self.run(file, *settings)
+        else:
+            yield {self.status: gr.skip()}  # gradio empties the outputs of what yields nothing
 
     def _agree(self, file: str | None, *settings: Any) -> Settings:
         if not file:

@@ -85,8 +85,8 @@ def haze(image: Tensor, generator: Generator) -> Tensor:
     beta = _uniform(0, 0.2, generator) if _chance(0.1, generator) else _uniform(0.3, 2.6, generator)
     transmission = torch.exp(-beta * depth)
     tint = 0.02 * torch.randn((3, 1, 1), generator=generator)
-    airlight = _uniform(0.6, 0.88, generator) if _chance(0.25, generator) else _uniform(0.88, 1.0, generator)
-    airlight = (airlight + tint).clamp(0, 1)
+    brightness = _uniform(0.6, 0.88, generator) if _chance(0.25, generator) else _uniform(0.88, 1.0, generator)
+    airlight = (brightness + tint).clamp(0, 1)
     hazy = image * transmission + airlight * (1 - transmission)
     if _chance(0.3, generator):
         hazy = hazy + _uniform(0, 0.01, generator) * _randn(image, generator)

@@ -86,7 +86,7 @@ def plays(page: Page, place: str) -> bool:
     """Whether the browser has decoded a frame of a video."""
     video = page.locator(f"{place} video")
     expect(video).to_be_visible()
-    page.wait_for_function("place => document.querySelector(place + ' video').readyState >= 2", arg=place)
+    page.wait_for_function("place => document.querySelector(place + ' video')?.readyState >= 2", arg=place)
     return video.evaluate("video => video.videoWidth") == 48
 
 
