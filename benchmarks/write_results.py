@@ -23,8 +23,8 @@ Every figure on this page is written by `python -m benchmarks.write_results` fro
 haze is dense, rain is that of the training distribution, low light and blur come with 1 % noise. "nothing" is the clean
 photograph itself, where 100 stands for an equal image.
 
-What falls short: the all-in-one model does not remove motion blur at all; `dea-net-haze` treats a clear photograph as a
-hazy one. They were trained for one and a half to three and a half hours on one processor core; the recipes can be run
+What falls short: the all-in-one model does not remove motion blur, and on smooth photographs makes it a little worse;
+`dea-net-haze` treats a clear photograph as a hazy one. They were trained for one and a half to three and a half hours on one processor core; the recipes can be run
 longer.
 """
 
