@@ -49,6 +49,7 @@ LIVE_MAPS = {
     "TunableNAFNet": (16, 0),
 }
 UNKNOWN_BYTES_PER_PIXEL = 8192
+GAIN_BYTES_PER_PIXEL = 160  # maps of the gain at full size, before and after they are shuffled and smoothed
 CPU_BUDGET = 2 * 2**30  # larger tiles are not faster on a CPU, and leave less memory to others
 CPU_SHARE, CUDA_SHARE = 0.5, 0.8  # of the free memory
 SMALLEST_TILE = 64
@@ -360,7 +361,8 @@ def bytes_per_pixel(model: Any) -> int:
     own, single = LIVE_MAPS[_class_name(model)]
     width = next(value for name in ("dim", "base_dim", "width") if (value := getattr(model.config, name, None)))
     stem = getattr(model.config, "stem", 1)
-    return width * (own * model.dtype.itemsize + single * 4) // stem**2 + 64
+    maps = GAIN_BYTES_PER_PIXEL if getattr(model, "gain", False) else 0
+    return width * (own * model.dtype.itemsize + single * 4) // stem**2 + maps + 64
 
 
 def free_memory(device: torch.device) -> float:

@@ -465,6 +465,7 @@ def test_bytes_per_pixel_follows_width_and_stem():
     base = bytes_per_pixel(tiny_adair())
     assert base > bytes_per_pixel(tiny_adair().to(torch.bfloat16)) > bytes_per_pixel(tiny_adair(stem=2))
     assert 800 < bytes_per_pixel(DEANet(base_dim=32)) < 1500
+    assert 211 < bytes_per_pixel(DEANet(base_dim=32, stem=4, gain=True)) < 400  # 211 was measured at 2048x2048
     assert bytes_per_pixel(Probe()) > base
 
 
