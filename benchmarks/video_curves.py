@@ -15,6 +15,7 @@ import argparse
 import io
 import json
 import math
+import os
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -70,8 +71,10 @@ def encode(frames: np.ndarray, encoder: str, options: dict[str, str], crf: int) 
 
 
 def curves(frames: Tensor, epochs: int) -> Iterable[tuple[str, list[dict]]]:
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
     for name, (encoder, options, qualities) in ENCODERS.items():
         yield name, [encode(frames.numpy(), encoder, options, crf) for crf in qualities]
+    os.sched_setscheduler(0, policy, parameters)  # SVT-AV1, where it may, makes this thread a real-time one
     for name, (decoder, sizes) in SIZES.items():
         settings = [CodecSettings("medium", values, epochs=epochs, decoder=decoder, seed=1) for values in sizes]
         rows = [measure(frames, setting) for setting in settings]

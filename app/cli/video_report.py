@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -295,6 +296,24 @@ def _encode_point(encoder: str, crf: float, reference: Path, info: VideoInfo, pr
         options["x265-params"] = "log-level=none"
     if encoder == "libsvtav1":
         options = {"crf": f"{crf:g}", "preset": SVT_PRESET}
+    with _ordinary_scheduling():
+        return _encode(encoder, crf, options, reference, info)
+
+
+@contextmanager
+def _ordinary_scheduling() -> Iterator[None]:
+    """SVT-AV1, where it may, makes the thread that calls it a real-time one, and so all that this starts later."""
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+
+
+def _encode(encoder: str, crf: float, options: dict[str, str], reference: Path, info: VideoInfo) -> Point:
     odd = info.width % 2 or info.height % 2
     pixel_format = "yuv444p" if odd and encoder != "libsvtav1" else "yuv420p"
     file = io.BytesIO()

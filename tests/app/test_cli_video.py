@@ -288,6 +288,7 @@ def test_evaluate(genres, coded):
     assert [other["encoder"] for other in found["others"]] == ["x264", "x265", "av1"]
     for other in found["others"]:
         assert "missing" in other or other["psnr"] > 15
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER  # SVT-AV1 makes its caller a real-time thread
     text = genres(*arguments, "--against", "x264")
     assert text.code == 0 and "x264" in text.out and "x265" not in text.out
 
