@@ -172,7 +172,10 @@ class FolderEncoder(nn.Module):
         super().__init__()
         config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
         self.is_autoencoder = "_class_name" in config  # diffusers writes it, transformers does not
-        library = import_module("diffusers" if self.is_autoencoder else "transformers")
+        try:
+            library = import_module("diffusers" if self.is_autoencoder else "transformers")
+        except ModuleNotFoundError as error:
+            raise ValueError("An encoder of transformers needs that package: pip install transformers.") from error
         self.network = library.AutoModel.from_pretrained(folder)
 
     def forward(self, image: Tensor) -> Tensor:

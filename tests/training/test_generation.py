@@ -126,12 +126,14 @@ def test_encoders_of_folders(tmp_path):
     vae.save_pretrained(tmp_path / "vae")
     features = Alignment(str(tmp_path / "vae"), grid=4, size=32).features(torch.zeros(2, 1, 16, 16))
     assert features.shape == (2, 16, 4)
-    from transformers import ViTConfig, ViTModel
 
-    config = ViTConfig(
+
+def test_encoders_of_transformers(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8
     )
-    ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "vit")
+    transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "vit")
     encoder = load_encoder(str(tmp_path / "vit"))
     assert encoder(torch.rand(2, 3, 32, 32)).shape == (2, 16, 16)  # without the class token
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
