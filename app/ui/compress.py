@@ -872,9 +872,9 @@ def keep_best(source: Path, output: Path, sound: bool, place: Any, last: Encodin
 def plain(error: BaseException, *places: Path) -> str:
     """An error's sentence with names of files, and without where they lie on this machine."""
     text = " ".join(str(error).split())
-    for place in places:
-        for folder in {place, place.parent}:
-            text = text.replace(f"{folder}/", "")
+    folders = {str(folder) for place in places for folder in (place, place.parent)}
+    for folder in sorted(folders, key=len, reverse=True):  # inner ones first: they begin like those around them
+        text = text.replace(f"{folder}/", "")
     return text
 
 
