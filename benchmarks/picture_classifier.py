@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genres.training.pictures import Pictures, default_folder, load_pictures
+from genres.training.cache import cache_folder
+from genres.training.pictures import Pictures, load_pictures
 
 SIZE = 32
 FEATURES = 128
@@ -112,7 +113,7 @@ def predict(model: Classifier, pictures: Tensor) -> tuple[Tensor, np.ndarray]:
 
 def load(source: str) -> Classifier:
     """The classifier of a collection, trained first if it is not in the cache folder."""
-    path = default_folder() / f"classifier-{source}.pt"
+    path = cache_folder("pictures") / f"classifier-{source}.pt"
     pictures = load_pictures(source, SIZE, LABELS[source])
     model = Classifier(pictures.pixels.shape[-1], len(classes(pictures)[1]))
     if not path.is_file():
@@ -145,7 +146,7 @@ def main() -> None:
     parser.add_argument("source", choices=list(EPOCHS))
     parser.add_argument("--again", action="store_true", help="train even if the weights are in the cache folder")
     arguments = parser.parse_args()
-    path: Path = default_folder() / f"classifier-{arguments.source}.pt"
+    path: Path = cache_folder("pictures") / f"classifier-{arguments.source}.pt"
     if arguments.again:
         path.unlink(missing_ok=True)
     print(f"held-out accuracy {accuracy(load(arguments.source), arguments.source):.4f}")

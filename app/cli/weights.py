@@ -1,9 +1,6 @@
 """``genres weights``: the catalogue of models, and official checkpoints made ready for use."""
 
 import json
-import os
-import secrets
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -152,15 +149,11 @@ def _count(model: Any) -> int:
 
 def _save(model: Any, file: Path, folder: Path) -> None:
     """Writes a model folder beside, then renames it."""
-    beside = folder.with_name(f".genres-{secrets.token_hex(8)}.tmp")
-    try:
+    from genres.media.whole import replacing
+
+    with replacing(folder) as beside:
         model.save_pretrained(beside)
         (beside / "README.md").write_text(_card(model, file), encoding="utf-8")
-        if folder.exists():
-            folder.rmdir()  # empty
-        os.rename(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _card(model: Any, file: Path) -> str:

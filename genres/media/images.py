@@ -5,8 +5,6 @@ the pixels; ``write_image`` puts it all back. Whatever goes wrong with a file is
 """
 
 import dataclasses
-import os
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 from genres.media import readers, writers
 from genres.media.errors import ImageError, Refusal
 from genres.media.metadata import Metadata, icc_fits
+from genres.media.whole import write_whole
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -216,7 +215,7 @@ def write_image(
     path = Path(path)
     try:
         data = _encode(picture, format or path.suffix, quality, lossless, text, settings)
-        _replace_file(path, data)
+        write_whole(path, data)
     except Refusal as error:
         raise ImageError(f"{path} cannot be saved: the picture {error}.") from error
     except OSError as error:
@@ -255,18 +254,6 @@ def _check_picture(picture: Picture) -> None:
         raise Refusal(f"must be (H, W, 1 or 3) uint8, uint16 or float32, not {pixels.shape} {pixels.dtype}")
     if alpha is not None and (alpha.shape != pixels.shape[:2] or alpha.dtype != pixels.dtype):
         raise Refusal(f"has alpha {alpha.shape} {alpha.dtype}, which does not fit {pixels.shape} {pixels.dtype}")
-
-
-def _replace_file(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".genres-{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def to_float(pixels: np.ndarray) -> np.ndarray:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +13,7 @@ import numpy as np
 from genres.media.colour import RGB, ColourTags, FromRGB
 from genres.media.errors import Refusal, VideoError
 from genres.media.sound import AudioTracks, SoundMuxer, can_hold
+from genres.media.whole import replacing
 
 if TYPE_CHECKING:
     from genres.media.video import VideoInfo
@@ -111,7 +108,7 @@ def _write_file(
         raise Refusal(f"cannot hold sound of the codec {codecs}: write .mkv instead")
     container_options = {"movflags": "+faststart"} if format in ("mp4", "mov") else {}
     with (
-        _replacing(path) as temporary,
+        replacing(path) as temporary,
         av.open(str(temporary), "w", format=format, container_options=container_options) as output,
     ):
         sound = SoundMuxer(output, audio or AudioTracks())  # refuses before frames are asked for, which may take long
@@ -204,7 +201,7 @@ def _write_folder(path: Path, frames: Iterable[Any], info: VideoInfo, audio: Aud
     if path.exists() and not path.is_dir():
         raise Refusal("is a file, and the frames need a folder: choose another name")
     lines = ["# timestamp format v2"]
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.mkdir()
         for number, (pixels, time, _) in enumerate(_timed(frames, info)):
             file = temporary / f"frame_{number:06d}.png"
@@ -218,33 +215,3 @@ def _write_folder(path: Path, frames: Iterable[Any], info: VideoInfo, audio: Aud
             raise Refusal("would have no frames: choose a range within the video")
         (temporary / TIMESTAMPS).write_text("\n".join(lines) + "\n", encoding="ascii")
     return written
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; when all went well it is renamed, else removed."""
-    temporary = path.with_name(f".genres-{secrets.token_hex(8)}.tmp")
-    try:
-        yield temporary
-        if temporary.is_dir():
-            _replace_folder(temporary, path)
-        else:
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
-
-
-def _replace_folder(new: Path, path: Path) -> None:
-    """A folder with files cannot be replaced by one call: the old one steps aside first."""
-    if not path.exists():
-        os.rename(new, path)
-        return
-    aside = path.with_name(f".genres-{secrets.token_hex(8)}.tmp")
-    os.rename(path, aside)
-    os.rename(new, path)
-    shutil.rmtree(aside, ignore_errors=True)

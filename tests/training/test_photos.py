@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from genres.training import photos
+from genres.training.cache import cache_folder
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not installed")
 
@@ -159,7 +160,7 @@ def test_failed_download_gives_the_reason(tmp_path, monkeypatch):
 
 def test_cache_variable_moves_the_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("GENRES_CACHE", str(tmp_path))
-    assert photos.default_folder() == tmp_path / "photos"
+    assert cache_folder("photos") == tmp_path / "photos"
 
 
 @pytest.mark.parametrize("version", [1, 2])
