@@ -12,6 +12,7 @@ from torch import Tensor
 
 WINDOW, SIGMA = 11, 1.5  # of structural similarity
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+EQUAL_FRAMES = 99.0  # dB
 ALEXNET = "alexnet-owt-7be5be79.pth"
 
 
@@ -26,6 +27,17 @@ def psnr(image: Tensor, reference: Tensor) -> float:
     _check_sizes(image, reference)
     error = (image.double() - reference.double()).square().mean().item()
     return math.inf if error == 0 else -10 * math.log10(error)
+
+
+def frame_psnr(frame: Tensor, reference: Tensor, kept: Tensor | None = None) -> float:
+    """PSNR in dB of frames (H, W, 3) in uint8; equal ones count as `EQUAL_FRAMES`, so that a mean stays finite.
+
+    Args:
+        kept: (H, W) bool, the pixels that count; by default all.
+    """
+    _check_sizes(frame, reference)
+    pair = [(side if kept is None else side[kept]).double() / 255 for side in (frame, reference)]
+    return min(psnr(*pair), EQUAL_FRAMES) if pair[0].numel() else EQUAL_FRAMES
 
 
 def ssim(image: Tensor, reference: Tensor) -> float:

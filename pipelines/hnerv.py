@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,7 @@ class HNeRVPipeline(DiffusionPipeline):
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         callback: Callable[[HNeRVPipeline, EncodingProgress], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        finish_early: Callable[[], bool] | None = None,
         **settings: Any,
     ) -> HNeRVEncodingOutput:
         """Encode a video; a call that was ended in any way goes on where it was when it is made again.
@@ -200,12 +201,14 @@ class HNeRVPipeline(DiffusionPipeline):
             checkpoint_seconds: between two checkpoints of a segment.
             callback: called as `callback(pipe, progress)` after epochs; what it raises ends the call like an interrupt.
             should_stop: asked after epochs, in place of `interrupt`.
+            finish_early: asked after epochs; once true, the file is written of what was learned so far. Segments that
+                had not been begun are left out, with all after them.
             settings: further ones of `CodecSettings`.
 
         Raises:
             VideoError: the source cannot be read or the result not be written.
             ValueError: a setting is out of range.
-            Interrupted: it was asked to stop.
+            Interrupted: it was asked to stop, or to finish before anything was learned.
         """
         self._interrupt = False
         since = time.monotonic()
@@ -227,8 +230,13 @@ class HNeRVPipeline(DiffusionPipeline):
         def stop() -> bool:
             return self._interrupt or (should_stop is not None and should_stop())
 
+        def enough() -> bool:
+            return finish_early is not None and finish_early()
+
         with _naming(output):
-            info, sound = _look_at(source, frames, Fraction(rate).limit_denominator(10**6), audio, stop)
+            info, sound = _look_at(
+                source, frames, Fraction(rate).limit_denominator(10**6), audio, lambda: stop() or enough()
+            )
             segments = cut_segments(info, segment_frames)
             learned = None if mask is None else as_mask(mask, info)
             plan = make_plan(source if frames is None else None, frames, learned, info, segments, chosen)
@@ -239,9 +247,11 @@ class HNeRVPipeline(DiffusionPipeline):
                 tracker = ProgressTracker(self, folder, segments, since, callback, stop)
                 if engine is not None:
                     slots = slots or threading.BoundedSemaphore(engine.slots)
-                    run_jobs(engine, folder, slots, checkpoint_seconds, tracker.look)
+                    run_jobs(engine, folder, slots, checkpoint_seconds, tracker.look, enough)
                 else:
                     for number in range(len(segments)):
+                        if number and enough() and not folder.is_begun(number):
+                            break
                         encode_segment(
                             folder,
                             number,
@@ -249,11 +259,20 @@ class HNeRVPipeline(DiffusionPipeline):
                             checkpoint_seconds=checkpoint_seconds,
                             report=partial(tracker.epoch, number),
                             should_stop=stop,
+                            finish_early=enough,
                         )
-                results = [folder.result(number) for number in range(len(segments))]
-                assemble(output, folder, info, sound, segments)
+                done = list(takewhile(folder.is_done, range(len(segments))))
+                if not done:
+                    raise Interrupted("The encoding was ended before it had learned anything.")
+                results = [folder.result(number) for number in done]
+                info, sound = _first_part(info, sound, sum(segment.count for segment in segments[: len(done)]))
+                if any(result.early for result in results):
+                    reached = f"{sum(result.epochs for result in results)} of {tracker.epochs}"
+                    note = f"Ended early, at pass {reached}: the file holds what was learned until then."
+                    info = replace(info, notes=(*info.notes, note))
+                assemble(output, folder, info, sound, segments[: len(done)])
             folder.remove()
-        return _describe_result(output, info, segments, results)
+        return _describe_result(output, info, segments[: len(done)], results)
 
     def inpaint(
         self,
@@ -507,6 +526,16 @@ def _describe_result(
             seconds=sum(result.seconds for result in results),
             notes=list(info.notes),
         )
+
+
+def _first_part(info: VideoInfo, sound: AudioTracks, count: int) -> tuple[VideoInfo, AudioTracks]:
+    """The first frames of a video and their sound, with a note if that is not all of it."""
+    total = len(info.frame_times)
+    if count == total:
+        return info, sound
+    part, sound = _part(info, sound, 0, count)
+    note = f"It has the first {count} of {total} frames; the others had not been begun."
+    return replace(part, notes=(*info.notes, note)), sound
 
 
 def _part(info: VideoInfo, audio: AudioTracks, start: int, count: int | None) -> tuple[VideoInfo, AudioTracks]:

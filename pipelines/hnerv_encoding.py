@@ -71,6 +71,11 @@ class ProgressTracker:
         self.done = {number for number in range(len(segments)) if folder.is_done(number)}
         self.begun: tuple[float, float] | None = None
 
+    @property
+    def epochs(self) -> int:
+        """Over all segments, as far as is known."""
+        return max((state[1] for state in self.states.values()), default=0) * len(self.segments)
+
     def epoch(self, number: int, report: EpochReport) -> None:
         """An epoch that was trained in this process."""
         if number not in self.done and self.states.get(number) is None:
@@ -111,7 +116,7 @@ class ProgressTracker:
             progress = EncodingProgress(
                 fraction=share,
                 epoch=sum(state[0] for state in self.states.values()),
-                epochs=max((state[1] for state in self.states.values()), default=0) * len(self.segments),
+                epochs=self.epochs,
                 segments_done=len(self.done),
                 segments=len(self.segments),
                 psnr=sum(state[2] for state in active) / len(active) if active else None,

@@ -186,19 +186,29 @@ def _run_ray_task(path: str, number: int, device: str, threads: int, checkpoint_
 
 
 def run_jobs(
-    engine: Engine, folder: WorkFolder, slot: Any, checkpoint_seconds: float, watch: Callable[[], None]
+    engine: Engine,
+    folder: WorkFolder,
+    slot: Any,
+    checkpoint_seconds: float,
+    watch: Callable[[], None],
+    finish_early: Callable[[], bool] = lambda: False,
 ) -> None:
     """Do every segment of a folder that is not done, by an engine.
 
     Args:
         slot: semaphore with the engine's slots, shared by all videos that are encoded at the same time.
         watch: called again and again while jobs run; what it raises ends them, with checkpoints.
+        finish_early: asked again and again; once true, segments in work are packed as they are, and those that were
+            not begun are left.
     """
     waiting = [number for number in range(len(folder.segments())) if not folder.is_done(number)]
     running: dict[int, Job] = {}
     try:
         while waiting or running:
             watch()
+            if finish_early():
+                folder.ask_to_pack()
+                waiting = [number for number in waiting if folder.is_begun(number)]
             while waiting and slot.acquire(blocking=False):
                 running[waiting[0]] = engine.start(folder, waiting[0], checkpoint_seconds)
                 waiting.pop(0)
@@ -207,6 +217,8 @@ def run_jobs(
                 if state is not False:
                     del running[number]
                     slot.release()
+                if isinstance(state, Interrupted) and folder.is_packing():
+                    continue  # it had learned nothing yet
                 if isinstance(state, BaseException):
                     raise state
             time.sleep(POLL_SECONDS)

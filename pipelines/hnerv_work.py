@@ -31,7 +31,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-PLAN, STOP, LOCK, FRAMES, MASK = "plan.json", "stop", "lock", "frames.npy", "mask.npy"
+PLAN, STOP, ENOUGH, LOCK, FRAMES, MASK = "plan.json", "stop", "enough", "lock", "frames.npy", "mask.npy"
 PROGRESS_SECONDS = 0.3  # between two notes of progress
 
 
@@ -50,12 +50,15 @@ class SegmentResult:
 
     Attributes:
         psnr: dB, mean over the frames, RGB in 8 bits; infinite if equal.
+        epochs: passes that it was trained.
         seconds: of training and packing, over all runs.
+        early: whether it was packed before its training had ended.
     """
 
     psnr: float
     epochs: int
     seconds: float
+    early: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,11 @@ class WorkFolder:
                     if array is not None:
                         np.save(self.path / name, array)
                 write_whole(self.path / PLAN, text)
-            (self.path / STOP).unlink(missing_ok=True)
+            for wish in (STOP, ENOUGH):
+                (self.path / wish).unlink(missing_ok=True)
+            for number in range(len(self.segments())):  # packed early for a file that was not written: trained on
+                if self.is_done(number) and self.result(number).early:
+                    self.file(number, "result").unlink()
             yield
 
     def _clear(self) -> None:
@@ -116,6 +123,10 @@ class WorkFolder:
 
     def file(self, number: int, suffix: str) -> Path:
         return self.path / f"segment_{number:05d}.{suffix}"
+
+    def is_begun(self, number: int) -> bool:
+        """Whether something was learned of a segment."""
+        return self.is_done(number) or self.file(number, "checkpoint").is_file()
 
     def is_done(self, number: int) -> bool:
         return self.file(number, "result").is_file()
@@ -138,6 +149,13 @@ class WorkFolder:
     def ask_to_stop(self) -> None:
         with suppress(OSError):
             (self.path / STOP).touch()
+
+    def ask_to_pack(self) -> None:
+        """Whoever works on a segment packs it as it is."""
+        (self.path / ENOUGH).touch()
+
+    def is_packing(self) -> bool:
+        return (self.path / ENOUGH).exists()
 
     def frames(self, number: int) -> torch.Tensor:
         """(N, H, W, 3) uint8 of a segment.
@@ -178,6 +196,7 @@ def encode_segment(
     checkpoint_seconds: float,
     report: Callable[[Any], None] = lambda epoch: None,
     should_stop: Callable[[], bool] = lambda: False,
+    finish_early: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train a segment from its checkpoint on, pack it, and check the payload by decoding it; then it is done.
 
@@ -185,9 +204,10 @@ def encode_segment(
         checkpoint_seconds: between two checkpoints.
         report: called with the `EpochReport` after each epoch; if it raises, a checkpoint is there too.
         should_stop: asked after each epoch.
+        finish_early: likewise; once true, the segment is packed as it is.
 
     Raises:
-        Interrupted: it was asked to stop; a checkpoint is there.
+        Interrupted: it was asked to stop, and a checkpoint is there; or to finish before its first epoch.
     """
     from genres.compression.codec import SegmentEncoder
 
@@ -198,8 +218,14 @@ def encode_segment(
     encoder = SegmentEncoder(frames, segment_settings(folder.plan(), number), torch.device(device), mask)
     spent = _resume(folder, number, encoder, device)
     saved, noted = time.monotonic(), 0.0
-    while not encoder.done:
+
+    def enough() -> bool:
+        return finish_early() or folder.is_packing()
+
+    trained = folder.is_begun(number)
+    while not encoder.done and not enough():
         epoch = encoder.step_epoch()
+        trained = True
         now = time.monotonic()
         if now - noted >= PROGRESS_SECONDS or encoder.done:
             _note(folder, number, epoch)
@@ -215,13 +241,19 @@ def encode_segment(
             saved = now
         if stopping:
             raise Interrupted("The encoding was interrupted.")
+    early = not encoder.done
+    if early and not trained:
+        raise Interrupted("The encoding was ended before it had learned anything.")
+    if early:  # should the file not be written after all, training goes on from here
+        _save(folder, number, encoder, spent + time.monotonic() - since)
     payload = encoder.finish()
     psnr, first = _check(payload, frames, mask, device)
     write_whole(folder.file(number, "payload"), payload)
     write_whole(folder.file(number, "first"), first.contiguous().numpy().tobytes())
-    result = SegmentResult(psnr, encoder.epochs, spent + time.monotonic() - since)
+    result = SegmentResult(psnr, encoder.epochs_done, spent + time.monotonic() - since, early)
     write_whole(folder.file(number, "result"), json.dumps(asdict(result)).encode())
-    folder.file(number, "checkpoint").unlink(missing_ok=True)
+    if not early:
+        folder.file(number, "checkpoint").unlink(missing_ok=True)
 
 
 def segment_settings(plan: Mapping[str, Any], number: int) -> Any:
@@ -260,6 +292,7 @@ def _note(folder: WorkFolder, number: int, epoch: Any) -> None:
 def _check(payload: bytes, frames: torch.Tensor, mask: torch.Tensor | None, device: str) -> tuple[float, torch.Tensor]:
     """Decode a payload as a reader would: PSNR against the frames, and the first frame, (H, W, 3) uint8."""
     from genres.compression.codec import SegmentDecoder
+    from genres.metrics import frame_psnr
 
     decoder = SegmentDecoder(payload, torch.device(device))
     if decoder.num_frames != len(frames) or tuple(decoder.size) != tuple(frames.shape[1:3]):
@@ -269,10 +302,3 @@ def _check(payload: bytes, frames: torch.Tensor, mask: torch.Tensor | None, devi
         kept = None if mask is None else mask[number if len(mask) > 1 else 0]
         decibels.append(frame_psnr(decoded, frames[number], kept))
     return sum(decibels) / len(decibels), decoder.decode(0, 1)[0]
-
-
-def frame_psnr(frame: torch.Tensor, reference: torch.Tensor, kept: torch.Tensor | None = None) -> float:
-    """dB of (H, W, 3) uint8, over the pixels of `kept` (H, W) where given; at most 99, so that a mean stays finite."""
-    difference = frame.float() - reference.float()
-    error = float((difference if kept is None else difference[kept]).square().mean()) if difference.numel() else 0.0
-    return min(10 * math.log10(255**2 / error), 99.0) if error > 0 else 99.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
 import math
 import shutil
@@ -16,17 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-import numpy as np
-from PIL import Image
 
 from app.ui import look
+from app.ui.clips import Clip, describe, look_at, viewable
+from app.ui.curve import curve_svg, frame_html
 from app.ui.files import new_folder, safe_stem, uploaded
 from app.ui.jobs import Job, Throttle, stream
-from app.ui.models import Shelf
-from app.ui.restore import Failure, Progress, progress_html, status_html
+from app.ui.models import Shelf, device
+from app.ui.pace import Pace
+from app.ui.tabs import QUICK, WORK, Failure, JobTab, Progress, facts_html, failure, progress_html, status_html
+from app.ui.words import in_bytes, in_words
 from genres.media.errors import ImageError, VideoError
 from genres.media.files import EXTENSIONS
-from genres.media.video import VideoInfo, probe, read_audio_packets, read_frames, scan, suggest_suffix, write_video
 from pipelines.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -38,17 +37,11 @@ SUFFIX = ".hnv"
 LEAST_SIZE, MOST_SIZE, SIZE = 0.01, 0.5, 0.1  # bits per pixel
 MOST_KILOBYTES, MOST_DECIBELS, MOST_EPOCHS, LARGEST_SEED = 1_000_000, 60, 100_000, 2**31 - 1
 CRF = 14  # of what is watched and downloaded: H.264 adds no loss that could be seen
-COUNT_SECONDS = 10  # that a look at a new video may take, and again the copy that the browser can play
 VIEW_SECONDS = 1.0  # between two looks at the training
-VIEW_SIDE, CURVE_POINTS = 480, 300
-CALIBRATED_PIXELS = 160 * 90  # a pass is timed on a frame of this size at most, and goes with the number of pixels
-TIMED_SECONDS = 4  # after which no further pass is timed
-LEAST_BITS = 2  # of a stored value, where the weight of the rate does all it can
-COUNTS = 24  # true counts of the size, which the codec makes as it trains
+CURVE_POINTS = 300
 
 PRESETS = {"fast": "Fast", "medium": "Medium", "slow": "Slow"}
 DECODERS = {"hnerv": "HNeRV", "nerv": "NeRV, the baseline"}
-PLAYABLE = {".mp4": ("h264", "av1"), ".webm": ("vp8", "vp9", "av1")}  # by every browser
 EMPTY = """
 <div class="empty">
   <svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="1.5" aria-hidden="true">
@@ -92,22 +85,18 @@ class Settings:
             raise VideoError(f"The sound alone takes {in_bytes(sound)}: allow a larger file, or leave the sound out.")
         return 8 * left / clip.pixels
 
+    def codec(self, bits_per_pixel: float | None) -> CodecSettings:
+        """The codec's settings, at this size or at the quality that is aimed at."""
+        from genres.compression.codec import CodecSettings
 
-@dataclass(frozen=True)
-class Clip:
-    """A video that was chosen. ``info`` has the times of all frames, or of none if counting them took too long."""
-
-    info: VideoInfo
-    num_bytes: int
-    sound_bytes: int
-
-    @property
-    def num_frames(self) -> int:
-        return len(self.info.frame_times)
-
-    @property
-    def pixels(self) -> int:
-        return self.info.width * self.info.height * self.num_frames
+        return CodecSettings(
+            self.recipe,
+            bits_per_pixel=bits_per_pixel,
+            target_psnr=self.target_psnr if bits_per_pixel is None else None,
+            epochs=self.epochs,
+            decoder=self.decoder,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -116,18 +105,6 @@ class Training:
 
     progress: EncodingProgress
     curve: list[tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """An .hnv file that was made here."""
-
-    num_bytes: int
-    sound_bytes: int
-    bits_per_pixel: float
-    psnr: float
-    num_segments: int
-    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -148,24 +125,21 @@ class Made:
     how: str
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def facts(self) -> str:
+        return facts_html([("name", self.name), ("quality", self.quality), ("how", self.how)], self.notes)
+
 
 Report = Progress | Training | Failure | Made
 
 
-class CompressTab:
+class CompressTab(JobTab):
     """The components of the tab and what they do."""
 
     def __init__(self, shelf: Shelf):
-        self.shelf = shelf
         self.pace = Pace(shelf.running)
-        self.job = gr.State(None)
         self.clip = gr.State(None)
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=4, min_width=300, elem_classes="panel"):
-                self._fields()
-                self._buttons()
-            with gr.Column(scale=7, min_width=300, elem_classes="panel"):
-                self._result_fields()
+        super().__init__(shelf, "Compress", "compress-")
         self._wire()
 
     # The components, in the order of the keyboard.
@@ -240,12 +214,6 @@ class CompressTab:
                 0, label="Seed", precision=0, minimum=0, maximum=LARGEST_SEED, elem_id="compress-seed"
             )
 
-    def _buttons(self) -> None:
-        with gr.Row():
-            self.start = gr.Button("Compress", variant="primary", scale=3, min_width=120, elem_id="compress")
-            self.cancel = gr.Button("Cancel", interactive=False, scale=1, min_width=90, elem_id="compress-cancel")
-        self.status = gr.HTML(status_html("Ready."), padding=False, elem_id="compress-status")
-
     def _result_fields(self) -> None:
         self.empty = gr.HTML(EMPTY, padding=False)
         video: dict[str, Any] = {"interactive": False, "visible": False, "buttons": [], "min_width": 280}
@@ -272,30 +240,21 @@ class CompressTab:
         ]
         view = [self.empty, self.source, self.training, self.result, self.both, self.facts]
         view += [self.hnv_file, self.video_file]
-        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        shown = self.file.change(self.show, self.file, [*view, self.clip, self.plan, self.status], **quick)
-        plan: dict[str, Any] = {"inputs": [self.clip, *asked[1:]], "outputs": self.plan, **quick}
+        shown = self.file.change(self.show, self.file, [*view, self.clip, self.plan, self.status], **QUICK)
+        plan: dict[str, Any] = {"inputs": [self.clip, *asked[1:]], "outputs": self.plan, **QUICK}
         shown.then(self.expect, **plan)
         gr.on([setting.change for setting in asked[1:-1]], self.expect, trigger_mode="always_last", **plan)
-        self.cancel.click(self.stop, self.job, [self.status, self.cancel], **quick)
-        self.both.click(None, js=PLAY_BOTH, **quick)
-        buttons = [self.job, self.status, self.start, self.cancel]
-        work: dict[str, Any] = {
-            "inputs": [*asked, self.job],
-            "outputs": [*view, self.status, self.start, self.cancel],
-            "concurrency_id": "model",
-            "concurrency_limit": 1,
-            "show_progress": "hidden",
-        }
-        begun = self.start.click(self.begin, asked, buttons, trigger_mode="once", **quick)
-        begun.success(
-            self.run,
-            **work,
+        self.both.click(None, js=PLAY_BOTH, **QUICK)
+        inputs, outputs = [*asked, self.job], [*view, self.status, self.start, self.cancel]
+        self._wire_job(
+            asked,
+            inputs,
+            view,
             api_name="compress",
             api_description="Compresses a video to an .hnv file and decodes it again, or decodes an .hnv file.",
         )
-        dropped = shown.then(self.begin_dropped, asked, buttons, **quick)
-        dropped.success(self.run_dropped, **work, api_visibility="private")
+        dropped = shown.then(self.begin_dropped, asked, self._begun, **QUICK)
+        dropped.success(self.run_dropped, inputs, outputs, **WORK, api_visibility="private")
 
     def show(self, file: str | None) -> dict[Any, Any]:
         """Shows the video that was chosen, or says at once that it cannot be read."""
@@ -342,12 +301,13 @@ class CompressTab:
             expected = int(bits_per_pixel * clip.pixels / 8) + sound
             share = f", {expected / clip.num_bytes:.0%} of yours"
             size = f"The file gets about {in_bytes(expected)}{share}{', sound included' if sound else ''}."
-            least = self.pace.least_bytes(clip.info, chosen) + sound
+            least = self.pace.least_bytes(clip.info, chosen.codec(bits_per_pixel), chosen.segment_frames) + sound
             if least > expected:
                 size = f"The file gets about {in_bytes(least)}: so short a video cannot get smaller."
         times = []
         for recipe, title in PRESETS.items():
-            seconds = self.pace.forecast(clip.info, replace(chosen, recipe=recipe), bits_per_pixel)
+            codec = replace(chosen, recipe=recipe).codec(bits_per_pixel or SIZE)
+            seconds = self.pace.forecast(clip.info, codec, chosen.segment_frames)
             if seconds is None:
                 return [size, "The time is measured as soon as this machine is free."]
             times.append((title, in_words(seconds)))
@@ -390,19 +350,6 @@ class CompressTab:
             raise ValueError(f"The seed must be a whole number up to {LARGEST_SEED}.")
         return Settings(float(size), recipe, kilobytes, psnr, epochs, bool(sound), longest, decoder, seed)
 
-    def begin(self, file: str | None, *settings: Any) -> dict[Any, Any]:
-        """Answers at once: says what is missing, or that the job waits for its turn."""
-        try:
-            self._agree(file, *settings)
-        except ValueError as error:
-            return {self.job: Job(refused=True), self.status: status_html("", failures=[str(error)])}
-        return {
-            self.job: Job(),
-            self.status: status_html("Waiting for its turn …"),
-            self.start: gr.Button(interactive=False),
-            self.cancel: gr.Button(interactive=True),
-        }
-
     def begin_dropped(self, file: str | None, *settings: Any) -> dict[Any, Any]:
         """An .hnv file is decoded as soon as it comes."""
         return self.begin(file, *settings) if file and is_hnv(Path(file)) else {self.status: gr.skip()}
@@ -413,15 +360,11 @@ class CompressTab:
         else:
             yield {self.status: gr.skip()}  # gradio empties the outputs of what yields nothing
 
-    def _agree(self, file: str | None, *settings: Any) -> Settings:
+    def _agree(self, *asked: Any) -> Settings:
+        file, *settings = asked
         if not file:
             raise ValueError("Choose a video first.")
         return self._checked(*settings)
-
-    def stop(self, job: Job | None) -> dict[Any, Any]:
-        if job is not None:
-            job.stop()
-        return {self.status: status_html("Stopping …"), self.cancel: gr.Button(interactive=False)}
 
     def run(
         self,
@@ -441,10 +384,7 @@ class CompressTab:
         if job is not None and job.refused:
             return
         chosen = (bits_per_pixel, preset, kilobytes, target_psnr, epochs, sound, segment_frames, network, seed)
-        try:
-            settings = self._agree(file, *chosen)
-        except ValueError as error:  # programs come here without `begin`
-            raise gr.Error(str(error), print_exception=False) from error
+        settings = self._settings(file, *chosen)
         job = job or Job()
         gone = threading.Event()  # nobody waits for the result: there is nothing to keep
         failures: list[str] = []
@@ -475,8 +415,7 @@ class CompressTab:
             self.training: gr.HTML(visible=False),
             **(self._view(made) if made else {}),
             self.status: status_html(text, failures),
-            self.start: gr.Button(interactive=True),
-            self.cancel: gr.Button(interactive=False),
+            **self._idle(),
         }
 
     def _training_view(self, training: Training) -> dict[Any, Any]:
@@ -507,7 +446,7 @@ class CompressTab:
             self.empty: gr.HTML(visible=False),
             self.result: gr.Video(str(made.watched) if made.watched else None, visible=made.watched is not None),
             self.both: gr.Button(visible=bool(made.hnv and made.watched)),
-            self.facts: gr.HTML(facts_html(made), visible=True),
+            self.facts: gr.HTML(made.facts, visible=True),
             self.hnv_file: gr.DownloadButton(value=str(made.hnv) if made.hnv else None, visible=made.hnv is not None),
             self.video_file: gr.DownloadButton(
                 value=str(made.video) if made.video else None, visible=made.video is not None
@@ -538,7 +477,7 @@ class CompressTab:
             LOG.exception("A video could not be worked on.")
             shutil.rmtree(folder, ignore_errors=True)
             reason = plain(error, source, folder) or type(error).__name__
-            report(Failure(f"{source.name} could not be worked on: {reason.rstrip('.')}."))
+            report(failure(f"{source.name} could not be worked on", Exception(reason)))
 
     def _compress(
         self,
@@ -555,29 +494,21 @@ class CompressTab:
         output = folder / f"{safe_stem(source.name)}{SUFFIX}"
         started = time.monotonic()
         pipe = new_pipeline()
-        try:
-            done = pipe.encode(
-                source,
-                output,
-                bits_per_pixel=None if settings.target_psnr is not None else size,
-                target_psnr=settings.target_psnr,
-                recipe=settings.recipe,
-                epochs=settings.epochs,
-                decoder=settings.decoder,
-                seed=settings.seed,
-                audio=settings.sound,
-                segment_frames=settings.segment_frames,
-                callback=watcher.look,
-                should_stop=lambda: job.stopped,
-            )
-            encoded = Encoded(
-                done.num_bytes, done.sound_bytes, done.bits_per_pixel, done.psnr, done.num_segments, done.notes
-            )
-        except Interrupted:
-            if gone.is_set():
-                raise
-            report(Progress("keeping what was learned so far …"))
-            encoded = keep_best(source, output, settings.sound, pipe.device, watcher.last)
+        encoded = pipe.encode(
+            source,
+            output,
+            bits_per_pixel=None if settings.target_psnr is not None else size,
+            target_psnr=settings.target_psnr,
+            recipe=settings.recipe,
+            epochs=settings.epochs,
+            decoder=settings.decoder,
+            seed=settings.seed,
+            audio=settings.sound,
+            segment_frames=settings.segment_frames,
+            callback=watcher.look,
+            should_stop=gone.is_set,
+            finish_early=lambda: job.stopped,
+        )
         seconds = time.monotonic() - started
         quality = " · ".join(
             [
@@ -654,11 +585,9 @@ class Watcher:
     def __init__(self, report: Callable[[Report], None]):
         self.report = report
         self.curve: list[tuple[float, float]] = []
-        self.last: EncodingProgress | None = None
         self._shown = -math.inf
 
     def look(self, pipe: Any, progress: EncodingProgress) -> None:
-        self.last = progress
         if progress.psnr is not None and math.isfinite(progress.psnr):
             self.curve.append((progress.fraction, progress.psnr))
         if len(self.curve) > CURVE_POINTS:
@@ -669,78 +598,6 @@ class Watcher:
             self.report(Training(progress, list(self.curve)))
 
 
-class Pace:
-    """How long training takes on this machine, timed on a few passes over one frame of noise."""
-
-    def __init__(self, running: Any):
-        self.running = running
-        self._known: dict[tuple[int, int, int, str], tuple[float, float]] = {}
-
-    def forecast(self, info: VideoInfo, settings: Settings, bits_per_pixel: float | None) -> float | None:
-        """Seconds of one training of all segments; None while a model runs, as nothing can be timed then."""
-        from genres.compression.codec import CodecSettings
-        from pipelines.hnerv_encoding import cut_segments
-
-        counts = [segment.count for segment in cut_segments(info, settings.segment_frames)]
-        chosen = CodecSettings(
-            recipe=settings.recipe,
-            bits_per_pixel=bits_per_pixel or SIZE,
-            epochs=settings.epochs,
-            decoder=settings.decoder,
-        )
-        found = self._timed(info, chosen, counts[0])
-        if found is None:
-            return None
-        step, count = found
-        pixels = info.width * info.height
-        return sum(n * chosen.epochs_for(n) * step * pixels + min(COUNTS, chosen.epochs_for(n)) * count for n in counts)
-
-    def least_bytes(self, info: VideoInfo, settings: Settings) -> int:
-        """What the smallest networks for all segments take, about."""
-        from genres.compression.codec import CodecSettings
-        from genres.compression.fitting import least_values
-        from pipelines.hnerv_encoding import cut_segments
-
-        chosen = CodecSettings(bits_per_pixel=settings.bits_per_pixel, decoder=settings.decoder)
-        counts = [segment.count for segment in cut_segments(info, settings.segment_frames)]
-        return sum(int(LEAST_BITS * least_values(chosen, n, info.height, info.width) / 8) for n in counts)
-
-    def _timed(self, info: VideoInfo, chosen: CodecSettings, num_frames: int) -> tuple[float, float] | None:
-        """Seconds per pixel of a frame in a pass, and of a true count of the size."""
-        import torch
-
-        from genres.compression.codec import CodecSettings, SegmentEncoder
-        from genres.compression.fitting import least_values
-
-        shrunk = min(1.0, math.sqrt(CALIBRATED_PIXELS / (info.width * info.height)))
-        height, width = (max(round(side * shrunk), 1) for side in (info.height, info.width))
-        values = (chosen.bits_per_pixel or SIZE) * info.width * info.height * num_frames / 4
-        values = max(values, least_values(chosen, 1, height, width))
-        key = (height, width, math.ceil(math.log2(values)), chosen.decoder)
-        if key not in self._known:
-            if not self.running.acquire(blocking=False):
-                return None
-            try:
-                frame = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8))
-                timed = CodecSettings(recipe="fast", values=2 ** key[2], epochs=5, decoder=chosen.decoder)
-                encoder = SegmentEncoder(frame, timed, device())
-                passes: list[float] = []
-                end = time.perf_counter() + TIMED_SECONDS
-                while not encoder.done and (len(passes) < 2 or time.perf_counter() < end):
-                    passes.append(encoder.step_epoch().seconds)
-                began = time.perf_counter()
-                if encoder.done:
-                    encoder.finish()
-                count = time.perf_counter() - began
-            finally:
-                self.running.release()
-            # The first pass warms up; from the third on, rounding makes it slower, and the size is counted in each.
-            rounded = min(passes[3:]) - count if encoder.done else 0.0
-            step = 0.4 * passes[1] + 0.6 * max(rounded, 1.3 * passes[1])
-            self._known[key] = step / (height * width), count
-        return self._known[key]
-
-
 # Files.
 
 
@@ -748,125 +605,10 @@ def is_hnv(path: Path) -> bool:
     return path.suffix.lower() == SUFFIX
 
 
-def device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def new_pipeline() -> Any:
     from pipelines import HNeRVPipeline
 
     return HNeRVPipeline().to(device())
-
-
-class _TooLong(Exception):
-    """A look at a video would keep its visitor waiting."""
-
-
-def look_at(source: Path) -> Clip:
-    """What a video is; its frames are counted, unless that takes too long.
-
-    Raises:
-        VideoError: it cannot be read.
-    """
-    end = time.monotonic() + COUNT_SECONDS
-
-    def watch(done: int, total: int | None) -> None:
-        if time.monotonic() > end:
-            raise _TooLong
-
-    try:
-        info = scan(source, scene_cuts=False, callback=watch)
-    except _TooLong:
-        info = probe(source)
-    sound = sum(track.num_bytes for track in read_audio_packets(source).tracks)
-    return Clip(info, source.stat().st_size, sound)
-
-
-def viewable(source: Path, info: VideoInfo) -> tuple[Path, str]:
-    """The video as browsers play it, and a sentence if that is not the file itself."""
-    plain_samples = info.pixel_format in ("yuv420p", "yuvj420p")
-    if info.codec in PLAYABLE.get(source.suffix.lower(), ()) and plain_samples:
-        return source, ""
-    end = time.monotonic() + COUNT_SECONDS
-
-    def frames() -> Iterator[np.ndarray]:
-        for frame, _ in read_frames(source):
-            yield frame
-            if time.monotonic() > end:
-                return
-
-    sound = read_audio_packets(source)
-    path = new_folder() / "copy.mp4"
-    heard = sound if suggest_suffix("h264", sound) == ".mp4" else None
-    written = write_video(path, frames(), info, heard, preset="veryfast")
-    part = f" of its first {written.num_frames} frames" if written.num_frames != info.num_frames else ""
-    silent = "" if heard or not sound else ", without its sound"
-    return path, f"Browsers cannot play this kind of file: shown is a copy{part}{silent}."
-
-
-def keep_best(source: Path, output: Path, sound: bool, place: Any, last: EncodingProgress | None) -> Encoded:
-    """Makes a file of what an interrupted encoding has learned; segments that it had not begun are left out.
-
-    Raises:
-        Interrupted: it had learned nothing yet.
-    """
-    import torch
-
-    from genres.compression.codec import SegmentDecoder, SegmentEncoder, mean_psnr
-    from genres.media.video import AudioTracks
-    from pipelines.hnerv import WORK_SUFFIX
-    from pipelines.hnerv_work import PLAN, WorkFolder, segment_settings, write_whole
-    from pipelines.hnv import HnvFile, write_hnv
-
-    folder = WorkFolder(output.with_name(output.name + WORK_SUFFIX))
-    if not (folder.path / PLAN).is_file():
-        raise Interrupted
-    segments = folder.segments()
-    payloads, decibels = [], 0.0
-    for number, segment in enumerate(segments):
-        if folder.is_done(number):
-            payloads.append(folder.payload(number))
-            decibels += folder.result(number).psnr * segment.count
-            continue
-        checkpoint = folder.file(number, "checkpoint")
-        if not checkpoint.is_file():
-            break
-        frames = folder.frames(number)
-        encoder = SegmentEncoder(frames, segment_settings(folder.plan(), number), place)
-        encoder.load_state_dict(torch.load(checkpoint, map_location=place, weights_only=True)["encoder"])
-        payloads.append(encoder.finish())
-        decibels += mean_psnr(SegmentDecoder(payloads[-1], place), frames) * segment.count
-    if not payloads:
-        raise Interrupted
-    info = scan(source, scene_cuts=False)
-    tracks = read_audio_packets(source) if sound else AudioTracks()
-    counts = [segment.count for segment in segments[: len(payloads)]]
-    kept, total = sum(counts), len(info.frame_times)
-    how_far = f" at pass {last.epoch} of {last.epochs}" if last is not None else ""
-    notes = [*info.notes, f"Cancelled{how_far}: the file holds what was learned until then."]
-    if kept < total:
-        begin, end = info.frame_times[0], info.frame_times[kept]
-        times = tuple(moment - begin for moment in info.frame_times[:kept])
-        info = replace(info, num_frames=kept, frame_times=times)
-        tracks = tracks.between(begin * info.time_base, end * info.time_base)
-        notes.append(f"It has the first {kept} of {total} frames; the others had not been begun.")
-    content = io.BytesIO()
-    write_hnv(content, info, counts, tracks, payloads)
-    content.seek(0)
-    file = HnvFile(content)
-    file.verify()
-    write_whole(output, content.getvalue())
-    folder.remove()
-    return Encoded(
-        file.num_bytes,
-        file.sound_bytes,
-        8 * (file.num_bytes - file.sound_bytes) / (info.width * info.height * kept),
-        decibels / kept,
-        len(counts),
-        notes,
-    )
 
 
 def plain(error: BaseException, *places: Path) -> str:
@@ -883,35 +625,6 @@ def plain(error: BaseException, *places: Path) -> str:
 UNCOUNTED = "It is long: its frames are counted first, and then the time is shown."
 
 
-def in_bytes(count: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}" if count < 1000 * size else f"{count / size:.0f} {unit}"
-    return f"{count} bytes"
-
-
-def in_words(seconds: float) -> str:
-    """A time as somebody would say it who cannot know it exactly."""
-    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        if seconds >= 1.5 * size:
-            count = round(seconds / size)
-            return f"about {count} {unit}{'s' if count > 1 else ''}"
-    if seconds >= 55:
-        return "about a minute"
-    count = max(5 * round(seconds / 5), 1)
-    return f"about {count} seconds" if count > 1 else "a few seconds"
-
-
-def describe(clip: Clip) -> str:
-    info = clip.info
-    parts = [f"{info.width} × {info.height} pixels"]
-    if clip.num_frames:
-        parts.append(f"{clip.num_frames} frames in {float(info.seconds or 0):.1f} s")
-    parts.append(in_bytes(clip.num_bytes))
-    parts.append("with sound" if clip.sound_bytes else "silent")
-    return " · ".join(parts)
-
-
 def plan_html(lines: list[str] | None = None, failures: list[str] | None = None) -> str:
     lines = lines or ([] if failures else ["Choose a video to see the expected size and time."])
     return "".join(f"<p>{escape(line)}</p>" for line in lines) + status_html("", failures)
@@ -921,57 +634,6 @@ def training_html(training: Training) -> str:
     """The curve of the PSNR, and a frame as the network makes it now."""
     frame = frame_html(training.progress.preview) if training.progress.preview is not None else ""
     return f'<div class="training">{frame}{curve_svg(training.curve)}<p>Cancel keeps what was learned so far.</p></div>'
-
-
-def frame_html(preview: Any) -> str:
-    image = Image.fromarray(np.asarray(preview))
-    image.thumbnail((VIEW_SIDE, VIEW_SIDE), Image.Resampling.BILINEAR)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=88)
-    data = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="A frame as the network makes it now" src="data:image/jpeg;base64,{data}">'
-
-
-WIDTH, HEIGHT, LEFT, BOTTOM = 400, 170, 34, 22  # of the curve; margins for the numbers
-
-
-def curve_svg(curve: list[tuple[float, float]]) -> str:
-    """PSNR in dB over the share of the work that is done."""
-    if not curve:
-        return ""
-    values = [value for _, value in curve]
-    step = next(step for step in (1, 2, 5, 10, 20, 50) if max(values) - min(values) <= 4 * step or step == 50)
-    low = step * math.floor(min(values) / step)
-    high = max(step * math.ceil(max(values) / step), low + step)
-
-    def x(share: float) -> float:
-        return LEFT + (WIDTH - LEFT - 8) * share
-
-    def y(value: float) -> float:
-        return 8 + (HEIGHT - BOTTOM - 8) * (high - value) / (high - low)
-
-    lines, numbers = [], []
-    for tick in range(low, high + 1, step):
-        lines.append(f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{WIDTH - 8}"/>')
-        numbers.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick}</text>')
-    numbers += [
-        f'<text x="{x(share):.1f}" y="{HEIGHT - 5}" text-anchor="middle">{share:.0%}</text>' for share in (0, 0.5)
-    ]
-    numbers.append(f'<text x="{WIDTH - 8}" y="{HEIGHT - 5}" text-anchor="end">100% of the work</text>')
-    points = " ".join(f"{x(share):.1f},{y(value):.1f}" for share, value in curve)
-    share, value = curve[-1]
-    said = f"PSNR over the work: {value:.1f} dB now, best {max(values):.1f} dB"
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{said}">{"".join(lines)}'
-        f'<polyline points="{points}"/><circle cx="{x(share):.1f}" cy="{y(value):.1f}" r="3.5"/>'
-        f'{"".join(numbers)}<text x="{LEFT + 6}" y="20" class="unit">PSNR in dB: {value:.1f} now</text></svg>'
-    )
-
-
-def facts_html(made: Made) -> str:
-    parts = [("name", made.name), ("quality", made.quality), ("how", made.how)]
-    parts += [("note", note) for note in made.notes]
-    return "".join(f'<p class="{kind}">{escape(text)}</p>' for kind, text in parts if text)
 
 
 def _within(value: Any, least: float, most: float) -> bool:

@@ -18,7 +18,7 @@ from app.ui import look
 from app.ui.files import new_folder, safe_stem, uploaded
 from app.ui.jobs import Job, Throttle, stream
 from app.ui.models import Generator, Shelf
-from app.ui.restore import Failure, Progress, progress_html, status_html
+from app.ui.tabs import QUICK, Failure, JobTab, Progress, facts_html, failure, progress_html, status_html
 from genres import __version__
 from genres.media.images import ImageError, Picture, read_settings, write_image
 from pipelines.errors import Interrupted
@@ -99,18 +99,11 @@ class Preview:
 Report = Progress | Preview | Failure | Made
 
 
-class GenerateTab:
+class GenerateTab(JobTab):
     """The components of the tab and what they do."""
 
     def __init__(self, shelf: Shelf, page: gr.Blocks):
-        self.shelf = shelf
-        self.job = gr.State(None)
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=4, min_width=300, elem_classes="panel"):
-                self._fields()
-                self._buttons()
-            with gr.Column(scale=7, min_width=300, elem_classes="panel"):
-                self._result_fields()
+        super().__init__(shelf, "Generate", "generate-")
         self._wire(page)
 
     # The components, in the order of the keyboard.
@@ -165,12 +158,6 @@ class GenerateTab:
                 elem_id="source",
             )
 
-    def _buttons(self) -> None:
-        with gr.Row():
-            self.start = gr.Button("Generate", variant="primary", scale=3, min_width=120, elem_id="generate")
-            self.cancel = gr.Button("Cancel", interactive=False, scale=1, min_width=90, elem_id="generate-cancel")
-        self.status = gr.HTML(status_html("Ready."), padding=False, elem_id="generate-status")
-
     def _result_fields(self) -> None:
         self.empty = gr.HTML(EMPTY, padding=False)
         self.preview = gr.Image(
@@ -207,11 +194,10 @@ class GenerateTab:
     # The events.
 
     def _wire(self, page: gr.Blocks) -> None:
-        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         shared: list[Any] = [self.model, self.steps, self.sharing, self.condition_steps]
-        gr.on([page.load, self.model.input], self.fit_labels, self.model, self.labels, **quick)
-        gr.on([field.change for field in shared], self.speed_hint, shared, self.hint, **quick)
-        self.dice.click(lambda: secrets.randbelow(LARGEST_SEED), None, self.seed, **quick)
+        gr.on([page.load, self.model.input], self.fit_labels, self.model, self.labels, **QUICK)
+        gr.on([field.change for field in shared], self.speed_hint, shared, self.hint, **QUICK)
+        self.dice.click(lambda: secrets.randbelow(LARGEST_SEED), None, self.seed, **QUICK)
         asked = [
             self.model,
             self.labels,
@@ -222,28 +208,11 @@ class GenerateTab:
             self.sharing,
             self.condition_steps,
         ]
-        self.source.upload(self.read_back, self.source, [*asked, self.status], **quick)
-        self.cancel.click(self.stop, self.job, [self.status, self.cancel], **quick)
-        begun = self.start.click(
-            self.begin, asked, [self.job, self.status, self.start, self.cancel], trigger_mode="once", **quick
-        )
-        begun.success(
-            self.run,
+        self.source.upload(self.read_back, self.source, [*asked, self.status], **QUICK)
+        self._wire_job(
+            asked,
             [*asked, self.job],
-            [
-                self.empty,
-                self.preview,
-                self.gallery,
-                self.facts,
-                self.download,
-                self.files,
-                self.status,
-                self.start,
-                self.cancel,
-            ],
-            concurrency_id="model",
-            concurrency_limit=1,
-            show_progress="hidden",
+            [self.empty, self.preview, self.gallery, self.facts, self.download, self.files],
             api_name="generate",
             api_description="Generates pictures of labels; the files carry their settings.",
         )
@@ -286,7 +255,7 @@ class GenerateTab:
         if not found or found.get("work") != "generate":
             return {self.status: status_html(f"{source.name} carries no settings of a generation.")}
         try:
-            settings = self._checked(
+            settings = self._agree(
                 found.get("model"),
                 [found.get("label")],
                 1,
@@ -310,18 +279,9 @@ class GenerateTab:
         }
         return fields | ({self.condition_steps: settings.condition_steps} if settings.condition_steps else {})
 
-    def _checked(
-        self,
-        model: Any,
-        labels: Any,
-        count: Any,
-        seed: Any,
-        steps: Any,
-        guidance: Any,
-        sharing: Any,
-        condition_steps: Any,
-    ) -> Settings:
+    def _agree(self, *asked: Any) -> Settings:
         """The settings, once all of them make sense."""
+        model, labels, count, seed, steps, guidance, sharing, condition_steps = asked
         if self._generator(model) is None:
             raise ValueError("The model is not here.")
         known = self._names(model)
@@ -341,24 +301,6 @@ class GenerateTab:
         chosen = tuple(dict.fromkeys(labels))
         return Settings(model, chosen, count, seed, steps, float(guidance), sharing, shared)
 
-    def begin(self, *asked: Any) -> dict[Any, Any]:
-        """Answers at once: says what is missing, or that the job waits for its turn."""
-        try:
-            self._checked(*asked)
-        except ValueError as error:
-            return {self.job: Job(refused=True), self.status: status_html("", failures=[str(error)])}
-        return {
-            self.job: Job(),
-            self.status: status_html("Waiting for its turn …"),
-            self.start: gr.Button(interactive=False),
-            self.cancel: gr.Button(interactive=True),
-        }
-
-    def stop(self, job: Job | None) -> dict[Any, Any]:
-        if job is not None:
-            job.stop()
-        return {self.status: status_html("Stopping …"), self.cancel: gr.Button(interactive=False)}
-
     def run(
         self,
         model: str,
@@ -374,10 +316,7 @@ class GenerateTab:
         """Makes the pictures and shows how they come out of the noise."""
         if job is not None and job.refused:
             return
-        try:
-            settings = self._checked(model, labels, count, seed, steps, guidance, sharing, condition_steps)
-        except ValueError as error:  # programs come here without `begin`
-            raise gr.Error(str(error), print_exception=False) from error
+        settings = self._settings(model, labels, count, seed, steps, guidance, sharing, condition_steps)
         job = job or Job()
         made: Made | None = None
         failures: list[str] = []
@@ -394,12 +333,11 @@ class GenerateTab:
                 failures.append(report.sentence)
             else:
                 made = report
-        idle = {self.start: gr.Button(interactive=True), self.cancel: gr.Button(interactive=False)}
         if made is not None:
-            yield {**self._view(made), self.status: status_html("Done."), **idle}
+            yield {**self._view(made), self.status: status_html("Done."), **self._idle()}
         else:
             text = "" if failures else "Stopped. Nothing was saved."
-            yield {self.preview: gr.Image(visible=False), self.status: status_html(text, failures), **idle}
+            yield {self.preview: gr.Image(visible=False), self.status: status_html(text, failures), **self._idle()}
 
     def _show_preview(self, preview: Preview) -> dict[Any, Any]:
         return {
@@ -415,7 +353,7 @@ class GenerateTab:
             self.empty: gr.HTML(visible=False),
             self.preview: gr.Image(visible=False),
             self.gallery: gr.Gallery(shown, columns=max(2, min(columns, 6)), visible=True),
-            self.facts: gr.HTML(f'<p class="how">{made.how}</p>', visible=True),
+            self.facts: gr.HTML(facts_html([("how", made.how)]), visible=True),
             self.download: gr.DownloadButton(value=str(made.sheet), visible=True),
             self.files: gr.File([str(path) for path in made.files], visible=True),
         }
@@ -429,8 +367,7 @@ class GenerateTab:
             return
         except Exception as error:
             LOG.exception("Pictures could not be generated.")
-            reason = " ".join(str(error).split()) or type(error).__name__
-            report(Failure(f"The pictures could not be generated: {reason.rstrip('.')}."))
+            report(failure("The pictures could not be generated", error))
 
     def _make(self, settings: Settings, job: Job, report: Callable[[Report], None]) -> Made:
         import torch

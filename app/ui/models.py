@@ -86,7 +86,7 @@ def embedded_models() -> dict[str, Model]:
     models: dict[str, Model] = {}
     for name, entry in weights.catalogue().items():
         if entry.folder is not None and set(entry.tasks) & set(weights.TASKS):
-            models[name] = Model(entry.title, entry.tasks, partial(_load, name))
+            models[name] = Model(entry.title, entry.tasks, partial(_load, "RestorationPipeline", name))
         elif entry.folder is not None and entry.model in weights.GENERATORS:
             models[name] = _generator(entry.title, entry.tasks, name, entry.folder)
     return models
@@ -99,28 +99,23 @@ def _generator(title: str, tasks: tuple[str, ...], name: str, folder: Path) -> G
     return Generator(
         title,
         tasks,
-        partial(_load_generator, name),
+        partial(_load, "DDTPipeline", name),
         tuple(index["id2label"].values()),
         config["num_encoder_blocks"],
         config["num_decoder_blocks"],
     )
 
 
-def _load_generator(name: str) -> Any:
+def _load(kind: str, name: str) -> Any:
+    import pipelines
+
+    pipeline = getattr(pipelines, kind).from_pretrained(name)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device())
+
+
+def device() -> str:
+    """Where the models run."""
     import torch
 
-    from pipelines import DDTPipeline
-
-    pipeline: Any = DDTPipeline.from_pretrained(name)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _load(name: str) -> Any:
-    import torch
-
-    from pipelines import RestorationPipeline
-
-    pipeline = RestorationPipeline.from_pretrained(name)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    return "cuda" if torch.cuda.is_available() else "cpu"

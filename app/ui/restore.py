@@ -8,7 +8,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,6 +18,7 @@ from app.ui import look
 from app.ui.files import THUMBNAIL_SIDE, new_folder, safe_stem, save_preview, uploaded
 from app.ui.jobs import Job, Throttle, stream
 from app.ui.models import Shelf
+from app.ui.tabs import QUICK, Failure, JobTab, Progress, facts_html, failure, progress_html, status_html
 from genres import __version__
 from genres.media.images import ImageError, Picture, read_image, read_settings, to_float, write_image
 from pipelines.errors import Interrupted
@@ -66,18 +66,6 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Progress:
-    text: str
-    done: int = 0
-    total: int = 0
-
-
-@dataclass(frozen=True)
-class Failure:
-    sentence: str
-
-
-@dataclass(frozen=True)
 class Made:
     """A result: the file to download, what the page shows of it, and how it came about."""
 
@@ -89,29 +77,29 @@ class Made:
     quality: str = ""
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def facts(self) -> str:
+        return facts_html([("name", self.result.name), ("how", self.how), ("quality", self.quality)], self.notes)
+
 
 Report = Progress | Failure | Made
 
 
-class RestoreTab:
+class RestoreTab(JobTab):
     """The components of the tab and what they do."""
 
     def __init__(self, shelf: Shelf, page: gr.Blocks):
-        self.shelf = shelf
-        self.job = gr.State(None)
         self.history = gr.State([])
         self.visit = gr.BrowserState(None, storage_key="genres-visit")  # finds the history again after a reload
         self.visits: OrderedDict[str, list[Made]] = OrderedDict()
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=4, min_width=300, elem_classes="panel"):
-                self._photo_fields()
-                self._setting_fields()
-                self._buttons()
-            with gr.Column(scale=7, min_width=300, elem_classes="panel"):
-                self._result_fields()
+        super().__init__(shelf, "Restore")
         self._wire(page)
 
     # The components, in the order of the keyboard.
+
+    def _fields(self) -> None:
+        self._photo_fields()
+        self._setting_fields()
 
     def _photo_fields(self) -> None:
         self.photos = gr.File(
@@ -174,12 +162,6 @@ class RestoreTab:
                 elem_id="reference",
             )
 
-    def _buttons(self) -> None:
-        with gr.Row():
-            self.start = gr.Button("Restore", variant="primary", scale=3, min_width=120, elem_id="restore")
-            self.cancel = gr.Button("Cancel", interactive=False, scale=1, min_width=90, elem_id="cancel")
-        self.status = gr.HTML(status_html("Ready."), padding=False, elem_id="status")
-
     def _result_fields(self) -> None:
         self.empty = gr.HTML(EMPTY, padding=False)
         self.photo = gr.Image(
@@ -220,25 +202,17 @@ class RestoreTab:
     def _wire(self, page: gr.Blocks) -> None:
         fields = [self.task, self.model, self.strength, self.tile, self.overlap]
         view = [self.empty, self.photo, self.compare, self.facts, self.download]
-        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        gr.on([page.load, self.task.input], self.fit_model, self.task, self.model, **quick)
-        page.load(self.come_back, self.visit, [self.visit, self.history, self.gallery], **quick)
-        self.photos.upload(self.read_back, self.photos, [*fields, self.status], **quick)
-        self.photos.change(self.show_photo, self.photos, [*view, self.status], **quick)
-        self.examples.select(self.use_example, None, self.photos, **quick)
-        self.gallery.select(self.show_again, self.history, view, **quick)
-        self.cancel.click(self.stop, self.job, [self.status, self.cancel], **quick)
+        gr.on([page.load, self.task.input], self.fit_model, self.task, self.model, **QUICK)
+        page.load(self.come_back, self.visit, [self.visit, self.history, self.gallery], **QUICK)
+        self.photos.upload(self.read_back, self.photos, [*fields, self.status], **QUICK)
+        self.photos.change(self.show_photo, self.photos, [*view, self.status], **QUICK)
+        self.examples.select(self.use_example, None, self.photos, **QUICK)
+        self.gallery.select(self.show_again, self.history, view, **QUICK)
         asked = [self.photos, *fields, self.reference]
-        begun = self.start.click(
-            self.begin, asked, [self.job, self.status, self.start, self.cancel], trigger_mode="once", **quick
-        )
-        begun.success(
-            self.run,
+        self._wire_job(
+            asked,
             [*asked, self.job, self.history],
-            [*view, self.files, self.gallery, self.history, self.status, self.start, self.cancel],
-            concurrency_id="model",
-            concurrency_limit=1,
-            show_progress="hidden",
+            [*view, self.files, self.gallery, self.history],
             api_name="restore",
             api_description="Restores photographs; the download is the file of the last one.",
         )
@@ -324,31 +298,14 @@ class RestoreTab:
             raise ValueError(f"The overlap must be a whole number up to {LARGEST_TILE}.")
         return Settings(task, model, float(strength), tile, overlap)
 
-    def begin(self, photos: list[str] | None, *settings: Any) -> dict[Any, Any]:
-        """Answers at once: says what is missing, or that the job waits for its turn."""
-        try:
-            self._agree(photos, *settings)
-        except ValueError as error:
-            return {self.job: Job(refused=True), self.status: status_html("", failures=[str(error)])}
-        return {
-            self.job: Job(),
-            self.status: status_html("Waiting for its turn …"),
-            self.start: gr.Button(interactive=False),
-            self.cancel: gr.Button(interactive=True),
-        }
-
-    def _agree(self, photos: list[str] | None, *settings: Any) -> Settings:
+    def _agree(self, *asked: Any) -> Settings:
+        photos, *settings = asked
         if not photos:
             raise ValueError("Choose a photo first.")
         *chosen, reference = settings
         if reference and len(photos) > 1:
             raise ValueError("A reference belongs to one photo: remove it, or restore one photo.")
         return self._checked(*chosen)
-
-    def stop(self, job: Job | None) -> dict[Any, Any]:
-        if job is not None:
-            job.stop()
-        return {self.status: status_html("Stopping …"), self.cancel: gr.Button(interactive=False)}
 
     def run(
         self,
@@ -365,10 +322,7 @@ class RestoreTab:
         """Restores one photo after the other and shows each as soon as it is there."""
         if job is not None and job.refused:
             return
-        try:
-            settings = self._agree(photos, task, model, strength, tile, overlap, reference)
-        except ValueError as error:  # programs come here without `begin`
-            raise gr.Error(str(error), print_exception=False) from error
+        settings = self._settings(photos, task, model, strength, tile, overlap, reference)
         job = job or Job()
         made: list[Made] = []
         failures: list[str] = []
@@ -389,15 +343,12 @@ class RestoreTab:
         shown = {**self._view(made[-1]), **self._lists(made, history), self.history: history} if made else {}
         yield {**shown, self.status: summary_html(len(made), len(photos), failures), **self._idle()}
 
-    def _idle(self) -> dict[Any, Any]:
-        return {self.start: gr.Button(interactive=True), self.cancel: gr.Button(interactive=False)}
-
     def _view(self, made: Made) -> dict[Any, Any]:
         return {
             self.empty: gr.HTML(visible=False),
             self.photo: gr.Image(visible=False),
             self.compare: gr.ImageSlider((str(made.before), str(made.after)), visible=True),
-            self.facts: gr.HTML(facts_html(made), visible=True),
+            self.facts: gr.HTML(made.facts, visible=True),
             self.download: gr.DownloadButton(value=str(made.result), visible=True),
         }
 
@@ -436,8 +387,7 @@ class RestoreTab:
                 report(Failure(str(error)))
             except Exception as error:  # one photo that fails must not take the others along
                 LOG.exception("A photo could not be restored.")
-                reason = " ".join(str(error).split()) or type(error).__name__
-                report(Failure(f"{Path(path).name} could not be restored: {reason.rstrip('.')}."))
+                report(failure(f"{Path(path).name} could not be restored", error))
 
     def _restore(
         self,
@@ -564,18 +514,6 @@ def _decibels(value: float) -> str:
     return "infinite (the two are equal)" if math.isinf(value) else f"{value:.2f} dB"
 
 
-def status_html(text: str, failures: list[str] | None = None) -> str:
-    lines = [f"<p>{escape(text)}</p>"] if text else []
-    lines += [f'<p class="failed">{escape(sentence)}</p>' for sentence in failures or []]
-    return "".join(lines)
-
-
-def progress_html(progress: Progress, failures: list[str]) -> str:
-    amount = f' value="{progress.done}" max="{progress.total}"' if progress.total else ""
-    text = progress.text[:1].upper() + progress.text[1:]
-    return status_html(text, failures) + f'<progress aria-label="Progress"{amount}></progress>'
-
-
 def summary_html(made: int, asked: int, failures: list[str]) -> str:
     stopped = made + len(failures) < asked
     if asked == 1:
@@ -583,9 +521,3 @@ def summary_html(made: int, asked: int, failures: list[str]) -> str:
     else:
         text = f"{'Stopped' if stopped else 'Done'}: {made} of {asked} photos restored."
     return status_html(text, failures)
-
-
-def facts_html(made: Made) -> str:
-    parts = [("name", made.result.name), ("how", made.how), ("quality", made.quality)]
-    parts += [("note", note) for note in made.notes]
-    return "".join(f'<p class="{kind}">{escape(text)}</p>' for kind, text in parts if text)

@@ -24,6 +24,7 @@ from genres.compression.fitting import RECIPES, CodecSettings, PaperRun, RateRun
 from genres.compression.hnerv import HNeRV
 from genres.compression.payload import DECODERS, MAX_FRAMES, MAX_PIXELS, MAX_SIDE, Player, pack_ranges, unpack
 from genres.compression.quantization import QuantizedTensor
+from genres.metrics import frame_psnr
 from genres.runtime import fast_inference
 
 __all__ = [
@@ -132,6 +133,11 @@ class SegmentEncoder:
     def epochs(self) -> int:
         """Epochs in all as far as is known: a search may add more."""
         return (len(self.trials) + (not self._searched())) * self.run.epochs
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs so far, of all runs."""
+        return len(self.trials) * self.run.epochs + (0 if self._searched() else self.run.epoch)
 
     @property
     def done(self) -> bool:
@@ -297,12 +303,8 @@ class SegmentDecoder:
 
 
 def mean_psnr(decoder: SegmentDecoder, frames: Tensor) -> float:
-    """dB, mean over the frames (N, H, W, 3) uint8 of the decoder's 8-bit frames; equal frames count as 100 dB."""
-    total = 0.0
-    for number, frame in enumerate(frames.cpu()):
-        error = (decoder.decode(number, 1)[0].double() - frame.double()).square().mean().item() / 255**2
-        total += -10 * math.log10(max(error, 1e-10))
-    return total / len(frames)
+    """PSNR in dB of the decoder's frames, mean over the frames (N, H, W, 3) uint8; see `frame_psnr`."""
+    return sum(map(frame_psnr, decoder.frames(), frames.cpu())) / len(frames)
 
 
 # --- the authors' file ---

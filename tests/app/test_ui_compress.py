@@ -15,25 +15,13 @@ import pytest
 from gradio_client import Client, handle_file
 
 import app.ui
-from app.ui.compress import (
-    Clip,
-    CompressTab,
-    Made,
-    Settings,
-    Training,
-    Watcher,
-    curve_svg,
-    facts_html,
-    in_bytes,
-    in_words,
-    look_at,
-    plain,
-    training_html,
-    viewable,
-)
+from app.ui.clips import Clip, look_at, viewable
+from app.ui.compress import CompressTab, Made, Settings, Training, Watcher, plain, training_html
+from app.ui.curve import curve_svg
 from app.ui.jobs import Job
 from app.ui.models import Shelf
-from app.ui.restore import Failure
+from app.ui.tabs import Failure
+from app.ui.words import in_bytes, in_words
 from genres.media.video import VideoError, VideoInfo, probe, read_audio_packets, read_frames, scan
 from pipelines import HNeRVPipeline
 from pipelines.hnerv import EncodingProgress
@@ -169,7 +157,7 @@ def test_cancel_keeps_what_was_learned(tab, clip, longest):
     decoded = HNeRVPipeline()(made.hnv)
     assert len(decoded.frames) == kept == probe(made.video).num_frames
     assert decoded.info.frame_times == scan(clip).frame_times[:kept]
-    assert any(re.search(r"Cancelled at pass \d+ of", note) for note in made.notes)
+    assert any(re.search(r"Ended early, at pass \d+ of", note) for note in made.notes)
     assert any("first 4 of 8 frames" in note for note in made.notes) == (kept < 8)
     assert not list(made.hnv.parent.glob("*.work"))
 
@@ -301,7 +289,7 @@ def test_a_chosen_video_is_shown_with_what_to_expect(tab, clip):
 
 def test_the_expected_time_is_near_the_true_one(tab, clip):
     settings = Settings(0.5, "fast", None, None, 60, True, None, "hnerv", 0)
-    expected = tab.pace.forecast(look_at(clip).info, settings, 0.5)
+    expected = tab.pace.forecast(look_at(clip).info, settings.codec(0.5), None)
     began = time.monotonic()
     work(tab, clip, settings=settings)
     assert 0.1 < expected / (time.monotonic() - began) < 10  # others may use the machine meanwhile
@@ -366,7 +354,7 @@ def test_no_place_on_this_machine_is_told():
 
 
 def test_names_are_shown_as_text():
-    html = facts_html(Made("<b>.hnv", None, None, None, "1 kB", "8 frames", ["a & b"]))
+    html = Made("<b>.hnv", None, None, None, "1 kB", "8 frames", ["a & b"]).facts
     assert "<b>" not in html and "&lt;b&gt;.hnv" in html and "a &amp; b" in html
 
 

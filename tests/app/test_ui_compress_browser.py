@@ -138,7 +138,7 @@ def test_cancel_keeps_the_best_so_far(open_tab, clip, tmp_path):
     expect(page.locator("#compress-status progress[value]")).to_be_visible()
     page.locator("#compress-cancel").click()
     status(page, "Done.")
-    expect(page.locator("#compress-facts .note")).to_contain_text("Cancelled at pass")
+    expect(page.locator("#compress-facts .note")).to_contain_text("Ended early, at pass")
     assert plays(page, "#compress-result")
     assert np.asarray(HNeRVPipeline()(download(page, "#compress-hnv", tmp_path)).frames).shape == (8, 32, 48, 3)
     expect(page.locator("#compress")).to_be_enabled()

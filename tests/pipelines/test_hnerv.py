@@ -14,10 +14,11 @@ import torch
 import pipelines.hnerv_encoding as encoding
 from genres.compression.container import CorruptStreamError, StreamReader, StreamWriter
 from genres.media.video import AudioTracks, ColourTags, VideoError, VideoInfo, read_audio_packets, read_frames, scan
+from genres.metrics import frame_psnr
 from pipelines import HNeRVPipeline, Interrupted, hnerv_engines
 from pipelines.hnerv import cut_segments, output_suffix
 from pipelines.hnerv_engines import ProcessEngine, RayEngine
-from pipelines.hnerv_work import WorkFolder, frame_psnr
+from pipelines.hnerv_work import WorkFolder
 from pipelines.hnv import KIND, HnvFile, open_hnv, overhead_bytes, write_hnv
 from tests.video_tools import make_clip, moving_frames
 
@@ -567,3 +568,53 @@ def test_it_is_a_diffusers_pipeline(tmp_path, coded):
     pipe.save_pretrained(tmp_path / "pipe")
     again = HNeRVPipeline.from_pretrained(tmp_path / "pipe")
     assert isinstance(again, HNeRVPipeline) and len(again(coded).frames) == 8
+
+
+# Ended early: the file holds what was learned.
+
+
+def ended_after(count, **options):
+    """Options that end an encoding once so many epochs were reported."""
+    reports = []
+    return {
+        **QUICK,
+        "epochs": 500,
+        "callback": lambda pipe, progress: reports.append(progress),
+        "finish_early": lambda: len(reports) >= count,
+        **options,
+    }
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_encoding_that_is_ended_early_leaves_a_file(clip, tmp_path, jobs):
+    encoded = HNeRVPipeline().encode(clip, tmp_path / "a.hnv", **ended_after(2, jobs=jobs))
+    assert encoded.num_frames == 8 and any("Ended early, at pass" in note for note in encoded.notes)
+    decoded = HNeRVPipeline()(encoded.path)
+    source = [torch.from_numpy(frame) for frame, _ in read_frames(clip)]
+    quality = [frame_psnr(torch.from_numpy(f), s) for f, s in zip(decoded.frames, source, strict=True)]
+    assert np.mean(quality) == pytest.approx(encoded.psnr, abs=1e-6)
+    assert list(tmp_path.iterdir()) == [encoded.path]
+
+
+def test_segments_that_were_not_begun_are_left_out(clip, tmp_path):
+    encoded = HNeRVPipeline().encode(clip, tmp_path / "a.hnv", **ended_after(2, segment_frames=4))
+    assert (encoded.num_frames, encoded.num_segments) == (4, 1)
+    assert any("first 4 of 8 frames" in note for note in encoded.notes)
+    whole = scan(clip)
+    assert HNeRVPipeline()(encoded.path).info.frame_times == whole.frame_times[:4]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_nothing_learned_is_no_file(clip, tmp_path, jobs):
+    with pytest.raises(Interrupted):
+        HNeRVPipeline().encode(clip, tmp_path / "a.hnv", **QUICK, jobs=jobs, finish_early=lambda: True)
+    assert not (tmp_path / "a.hnv").exists()
+
+
+def test_a_segment_packed_early_trains_on_if_the_file_was_not_written(clip, tmp_path, monkeypatch):
+    undisturbed = HNeRVPipeline().encode(clip, tmp_path / "b.hnv", **QUICK).path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.hnerv.assemble", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            HNeRVPipeline().encode(clip, tmp_path / "a.hnv", **ended_after(1, epochs=QUICK["epochs"]))
+    assert HNeRVPipeline().encode(clip, tmp_path / "a.hnv", **QUICK).path.read_bytes() == undisturbed
