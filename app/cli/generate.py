@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.errors import CommandError, printable
-from app.cli.restore import Device, Precision, _device, _make_folder
+from app.cli.options import (
+    Device,
+    DeviceOption,
+    JsonReport,
+    Overwrite,
+    Precision,
+    PrecisionOption,
+    find_device,
+    make_folder,
+)
 
 if TYPE_CHECKING:
     from app.cli.batch import Item, Outcome, Step, Work
@@ -20,7 +29,6 @@ if TYPE_CHECKING:
 COMPARED = ("model", "label", "seed", "steps", "condition_steps", "sharing", "guidance", "solver")
 STEM_LENGTH = 48
 GRID = "grid.png"
-GRID_GAP = 2  # pixels
 
 
 class Sharing(StrEnum):
@@ -161,21 +169,11 @@ def generate(
         str | None, typer.Option(help="Autoencoder for a checkpoint of latents: folder, or owner/name of the Hub.")
     ] = None,
     grid: Annotated[bool, typer.Option("--grid", help=f"Also write {GRID}, a row for each label.")] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite/--skip-existing",
-            help="Make pictures again that exist already, or keep them and make only what is missing.",
-        ),
-    ] = False,
-    device: Annotated[Device, typer.Option(help="auto takes a GPU if there is one.")] = Device.auto,
-    dtype: Annotated[
-        Precision, typer.Option(help="Number format of the model; the short ones save memory on a GPU.")
-    ] = Precision.float32,
+    overwrite: Overwrite = False,
+    device: DeviceOption = Device.auto,
+    dtype: PrecisionOption = Precision.float32,
     list_labels: Annotated[bool, typer.Option("--labels", help="Print the names that the model knows.")] = False,
-    json_report: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object with the settings and the status of every file.")
-    ] = False,
+    json_report: JsonReport = False,
 ) -> None:
     """Generate pictures of the labels that a model knows.
 
@@ -210,7 +208,7 @@ def generate(
         return
     _check(options, output, condition_steps)
     requests = plan(options)
-    _make_folder(options.output)
+    make_folder(options.output)
     outcome = batches.run(
         [request.item for request in requests],
         lambda: _open_work(options, requests),
@@ -279,7 +277,7 @@ def _open_pipeline(options: Options) -> Any:
 
     from pipelines import DDTPipeline, flow_scheduler
 
-    device = _device(options.device)
+    device = find_device(options.device)
     print(f"Generating with {printable(options.model)} on {device}.", file=sys.stderr)
     dtype = getattr(torch, options.precision)
     pipeline: Any = DDTPipeline.from_pretrained(options.model, torch_dtype=dtype, vae=options.vae)
@@ -314,19 +312,10 @@ def _describe_existing(item: "Item", options: Options, requests: Sequence[Reques
 
 def write_grid(options: Options, requests: Sequence[Request]) -> Path:
     """One picture of all: a row for each label, on white."""
-    import numpy as np
-
     from genres.media.images import Picture, read_image, write_image
+    from genres.media.sheets import contact_sheet
 
-    tiles = [read_image(request.item.output).pixels for request in requests]
-    height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
-    channels = max(tile.shape[2] for tile in tiles)
-    rows = len(tiles) // options.num
-    shape = (rows * (height + GRID_GAP) - GRID_GAP, options.num * (width + GRID_GAP) - GRID_GAP, channels)
-    sheet = np.full(shape, 255, np.uint8)
-    for place, tile in enumerate(tiles):
-        top, left = (place // options.num) * (height + GRID_GAP), (place % options.num) * (width + GRID_GAP)
-        sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    sheet = contact_sheet([read_image(request.item.output).pixels for request in requests], options.num)
     settings = options.settings(", ".join(dict.fromkeys(options.labels)), options.seed) | {"num": options.num}
     return write_image(options.output / GRID, Picture(sheet), settings=settings)
 

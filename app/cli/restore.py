@@ -13,6 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.errors import CommandError, printable
+from app.cli.options import (
+    Device,
+    DeviceOption,
+    JsonReport,
+    OutputFolder,
+    Overwrite,
+    Precision,
+    PrecisionOption,
+    Recursive,
+    find_device,
+    make_folder,
+)
 
 if TYPE_CHECKING:
     from app.cli.batch import Item, Outcome, Step, Work
@@ -41,19 +53,6 @@ class Format(StrEnum):
     webp = "webp"
     tiff = "tiff"
     bmp = "bmp"
-
-
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
-class Precision(StrEnum):
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
 
 
 @dataclass
@@ -91,10 +90,7 @@ def restore(
             show_default=False,
         ),
     ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="Folder for the results; the tree of an input folder is kept below it."),
-    ],
+    output: OutputFolder,
     task: Annotated[Task, typer.Option(help="What is wrong with the images; auto suits every model.")] = Task.auto,
     model: Annotated[
         str | None,
@@ -120,18 +116,10 @@ def restore(
     ] = Format.keep,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of JPEG and WebP files.")] = 95,
     suffix: Annotated[str, typer.Option(help="Added to the name: `photo.jpg` gives `photo<SUFFIX>.jpg`.")] = "",
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite/--skip-existing",
-            help="Make results again that exist already, or keep them and make only what is missing.",
-        ),
-    ] = False,
-    device: Annotated[Device, typer.Option(help="auto takes a GPU if there is one.")] = Device.auto,
-    dtype: Annotated[
-        Precision, typer.Option(help="Number format of the model; the short ones save memory on a GPU.")
-    ] = Precision.float32,
-    recursive: Annotated[bool, typer.Option(help="Also take the folders inside folders.")] = True,
+    overwrite: Overwrite = False,
+    device: DeviceOption = Device.auto,
+    dtype: PrecisionOption = Precision.float32,
+    recursive: Recursive = True,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -140,9 +128,7 @@ def restore(
             file_okay=False,
         ),
     ] = None,
-    json_report: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object with the settings and the status of every file.")
-    ] = False,
+    json_report: JsonReport = False,
 ) -> None:
     """Restore photographs and videos: remove noise, haze, rain, blur and darkness.
 
@@ -177,7 +163,7 @@ def restore(
     _check(options, inputs)
     found = _find(options, inputs, recursive)
     items = _plan(options, found.sources)
-    _make_folder(output)
+    make_folder(output)
     outcome = batch.run(
         items,
         lambda: _open_work(options),
@@ -262,13 +248,6 @@ def _same_file(source: Path, output: Path) -> bool:
     return source.exists() and output.exists() and source.samefile(output)
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CommandError(f"The folder {printable(folder)} cannot be made: {error.strerror}.") from error
-
-
 def _describe_existing(item: "Item", options: Options) -> str:
     """Why a result is kept, and whether it is the one that these settings would give."""
     from genres.media.images import ImageError, read_settings
@@ -340,23 +319,12 @@ def _open_pipeline(options: Options) -> Any:
 
     from pipelines import RestorationPipeline
 
-    device = _device(options.device)
+    device = find_device(options.device)
     print(f"Restoring with {printable(options.model)} on {device}.", file=sys.stderr)
     dtype = getattr(torch, options.precision)
     pipeline: Any = RestorationPipeline.from_pretrained(options.model, task=options.task, torch_dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == Device.auto:
-        return next(device for device, there in present.items() if there)
-    if not present[name]:
-        raise CommandError(f"There is no {name} device that PyTorch can use here: choose --device auto or cpu.")
-    return name
 
 
 def _measure(item: "Item", picture: "Picture", reference: Path) -> None:

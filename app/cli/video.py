@@ -11,6 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.errors import CommandError, printable
+from app.cli.options import (
+    Device,
+    DeviceOption,
+    JsonReport,
+    OutputFolder,
+    Overwrite,
+    Recursive,
+    find_device,
+    make_folder,
+)
 
 if TYPE_CHECKING:
     from app.cli.batch import Item, Outcome, Step, Work
@@ -45,13 +55,6 @@ class EngineName(StrEnum):
     ray = "ray"
 
 
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
 class Format(StrEnum):
     auto = "auto"
     mp4 = "mp4"
@@ -77,19 +80,6 @@ Inputs = Annotated[
         metavar="INPUT", help="Files, folders, and quoted patterns such as 'clips/**/*.mp4'.", show_default=False
     ),
 ]
-OutputFolder = Annotated[
-    Path, typer.Option("--output", "-o", help="Folder for the results; the tree of an input folder is kept below it.")
-]
-Overwrite = Annotated[
-    bool,
-    typer.Option(
-        "--overwrite/--skip-existing",
-        help="Make results again that exist already, or keep them and make only what is missing.",
-    ),
-]
-Recursive = Annotated[bool, typer.Option(help="Also take the folders inside folders.")]
-JsonReport = Annotated[bool, typer.Option("--json", help="Print one JSON object with all that is known.")]
-DeviceOption = Annotated[Device, typer.Option(help="auto takes a GPU if there is one.")]
 
 
 @dataclass
@@ -194,7 +184,7 @@ def encode(
 
     found = _find(inputs, EXTENSIONS, recursive, output, "video")
     items = _plan(found, output, lambda path: SUFFIX)
-    _make_folder(output)
+    make_folder(output)
     outcome = batch.run(
         items,
         lambda: _open_encoding(options),
@@ -249,12 +239,12 @@ def decode(
     found = _find(inputs, {SUFFIX}, recursive, output, ".hnv file")
     codec, extension = FORMATS[format]
     items = _plan(found, output, lambda path: _decoded_suffix(path, codec, extension, sound), suffix)
-    _make_folder(output)
+    make_folder(output)
 
     def open_work() -> "Work":
         from pipelines import HNeRVPipeline
 
-        pipeline = HNeRVPipeline().to(_device(device))
+        pipeline = HNeRVPipeline().to(_find_device(device))
 
         def work(item: "Item", step: "Step") -> None:
             first, frames = _range(item.source, begin, many)
@@ -321,7 +311,7 @@ def evaluate(
     wrong = [name for name in names if name not in ("x264", "x265", "av1")]
     if wrong:
         raise typer.BadParameter(f"there is no encoder {wrong[0]}; choose of x264, x265, av1.", param_hint="--against")
-    evaluation = evaluate_file(file, reference, names, preset, _device(device))
+    evaluation = evaluate_file(file, reference, names, preset, _find_device(device))
     if json_report:
         print(json.dumps(evaluation))
     else:
@@ -400,22 +390,9 @@ def _plan(found: "Found", output: Path, extension: Any, suffix: str = "") -> lis
     return [Item(source.path, name, source.relative) for source, name in zip(found.sources, names, strict=True)]
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CommandError(f"The folder {printable(folder)} cannot be made: {error.strerror}.") from error
-
-
-def _device(name: str) -> str:
-    import torch
-
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == Device.auto:
-        return "cuda" if present["cuda"] else "cpu"
-    if not present[name]:
-        raise CommandError(f"There is no {name} device that PyTorch can use here: choose --device auto or cpu.")
-    return name
+def _find_device(name: str) -> str:
+    """Training on mps was never tried: `auto` does not take it."""
+    return find_device(name, ("cuda",))
 
 
 # --- works ---
@@ -428,7 +405,7 @@ def _open_encoding(options: EncodeOptions) -> "Work":
     from pipelines import HNeRVPipeline
     from pipelines.hnerv import EncodingProgress, ProcessEngine, RayEngine
 
-    device = _device(options.device)
+    device = _find_device(options.device)
     engine: Any = None
     if options.engine == EngineName.ray:
         slots = options.jobs if options.jobs > 1 else None  # else as many as the cluster has room for

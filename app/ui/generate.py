@@ -12,7 +12,6 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from PIL import Image
 
 from app.ui import look
 from app.ui.files import new_folder, safe_stem, uploaded
@@ -21,6 +20,7 @@ from app.ui.models import Generator, Shelf
 from app.ui.tabs import QUICK, Failure, JobTab, Progress, facts_html, failure, progress_html, status_html
 from genres import __version__
 from genres.media.images import ImageError, Picture, read_settings, write_image
+from genres.media.sheets import contact_sheet
 from pipelines.errors import Interrupted
 
 LOG = logging.getLogger(__name__)
@@ -30,7 +30,6 @@ MOST_STEPS = 100
 MOST_GUIDANCE = 8.0
 LARGEST_SEED = 2**31 - 1
 PREVIEW_SIDE = 96  # pixels of one picture in the preview, at least
-GAP = 2  # pixels between the pictures of a sheet
 
 SHARINGS = {"dp": "Where it was measured to matter least", "uniform": "Evenly", "none": "Not at all"}
 EMPTY = """
@@ -389,7 +388,9 @@ class GenerateTab(JobTab):
                 progress = Progress(text, index + 1, settings.steps)
                 if pipe.vae is None:
                     path = folder / f"preview-{made}-{index}.png"
-                    sheet(list(pipe.decode(tensors["latents"], "np")), settings.count, PREVIEW_SIDE).save(path)
+                    write_image(
+                        path, Picture(sheet(list(pipe.decode(tensors["latents"], "np")), settings.count, PREVIEW_SIDE))
+                    )
                     report(Preview(progress, path))
                 else:  # decoding would take longer than the step
                     report(progress)
@@ -427,10 +428,8 @@ class GenerateTab(JobTab):
             write_image(path, Picture(_bytes(array)), settings=settings.embedded(label, seed))
             files.append(path)
             titles.append(f"{label}, seed {seed}")
-        whole = np.asarray(sheet(arrays, settings.count))
-        whole = whole if whole.ndim == 3 else whole[..., None]
         embedded = settings.embedded(settings.labels[0], settings.seed) | {"num": settings.count}
-        path = write_image(folder / "pictures.png", Picture(whole), settings=embedded)
+        path = write_image(folder / "pictures.png", Picture(sheet(arrays, settings.count)), settings=embedded)
         return Made(files, titles, path, self._how(settings, seconds))
 
     def _how(self, settings: Settings, seconds: float) -> str:
@@ -443,8 +442,8 @@ class GenerateTab(JobTab):
         )
 
 
-def sheet(arrays: list[np.ndarray], columns: int, smallest: int = 1) -> Image.Image:
-    """Pictures of one size in rows, on white.
+def sheet(arrays: list[np.ndarray], columns: int, smallest: int = 1) -> np.ndarray:
+    """Pictures of one size in rows, on white: (H, W, C) uint8.
 
     Args:
         arrays: (H, W, C) in [0, 1].
@@ -452,15 +451,7 @@ def sheet(arrays: list[np.ndarray], columns: int, smallest: int = 1) -> Image.Im
         smallest: least side of a picture in pixels; smaller ones are enlarged without smoothing.
     """
     factor = -(-smallest // min(arrays[0].shape[:2]))
-    pixels = [_bytes(array).repeat(factor, 0).repeat(factor, 1) for array in arrays]
-    height, width, channels = pixels[0].shape
-    rows = -(-len(pixels) // columns)
-    shape = (rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, channels)
-    paper = np.full(shape, 255, np.uint8)
-    for place, picture in enumerate(pixels):
-        top, left = (place // columns) * (height + GAP), (place % columns) * (width + GAP)
-        paper[top : top + height, left : left + width] = picture
-    return Image.fromarray(paper[..., 0] if channels == 1 else paper)
+    return contact_sheet([_bytes(array).repeat(factor, 0).repeat(factor, 1) for array in arrays], columns)
 
 
 def _bytes(array: np.ndarray) -> np.ndarray:
