@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, MISSING, dataclass, field
 from importlib import import_module
@@ -58,7 +59,7 @@ class Stage:
 
 
 @dataclass
-class RunRecipe:
+class RunRecipe(ABC):
     """What every run needs. Every field has the name that it has in the YAML file."""
 
     name: str
@@ -85,13 +86,13 @@ class RunRecipe:
     workers: int = 0
 
     @property
+    @abstractmethod
     def steps(self) -> int:
         """Steps of the whole run."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self) -> None:
         """Raise ValueError, in one sentence, if a field has a value that nothing is known about."""
-        raise NotImplementedError
 
 
 @dataclass
