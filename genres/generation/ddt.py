@@ -27,6 +27,7 @@ from torch.nn.functional import silu
 
 from genres.layers.feed_forward import SwiGLU
 from genres.layers.modulation import gated_residual, modulate
+from genres.layers.norms import RMSNorm
 from genres.layers.rotary import Rotary2d, rotate
 
 EPS = 1e-6  # of every norm
@@ -88,8 +89,8 @@ class Attention(nn.Module, AttentionModuleMixin):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(channels, channels * 3, bias=False)
-        self.query_norm = nn.RMSNorm(channels // heads, EPS)
-        self.key_norm = nn.RMSNorm(channels // heads, EPS)
+        self.query_norm = RMSNorm(channels // heads, EPS)
+        self.key_norm = RMSNorm(channels // heads, EPS)
         self.projection = nn.Linear(channels, channels)
         self.processor = AttentionProcessor()
 
@@ -105,9 +106,9 @@ class DDTBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int):
         super().__init__()
-        self.norm1 = nn.RMSNorm(channels, EPS)
+        self.norm1 = RMSNorm(channels, EPS)
         self.attention = Attention(channels, heads)
-        self.norm2 = nn.RMSNorm(channels, EPS)
+        self.norm2 = RMSNorm(channels, EPS)
         self.feed_forward = SwiGLU(channels, int(2 * (4 * channels) / 3))
         self.modulation = nn.Linear(channels, channels * 6)
         nn.init.zeros_(self.modulation.weight)

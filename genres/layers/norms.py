@@ -7,6 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class RMSNorm(nn.RMSNorm):
+    """As PyTorch's; in mixed precision the weight takes the type of the input, for which there is a fused kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class LayerNorm2d(nn.Module):
     """Layer norm over the channels of an image-shaped tensor (Restormer, arXiv 2111.09881).
 

@@ -1,8 +1,9 @@
-"""Fixtures of the tests of the command line."""
+"""Fixtures of the tests of the command line and of the web app."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,3 +47,32 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     AdaIR(dim=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, heads=(1, 1, 1, 1)).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    from tests.app.browser_tools import running_browser
+
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def site(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A running web app of small models."""
+    from tests.app.ui_tools import running_app
+
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(cache))
+        with running_app(tiny_model, cache) as app:
+            yield app
+
+
+@pytest.fixture
+def open_page(site: Any, browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens its page in a browser."""
+    from tests.app.browser_tools import visits
+
+    with visits(browser, site.url) as visit:
+        yield visit

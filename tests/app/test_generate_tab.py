@@ -15,7 +15,7 @@ import app.ui
 from app.ui.generate import GenerateTab, sheet
 from app.ui.models import Generator, Shelf
 from genres.media.images import read_image, read_settings
-from tests.app.test_ui_browser import CHROMIUM, browser, open_page, site  # noqa: F401  (fixtures)
+from tests.app.browser_tools import CHROMIUM
 from tests.app.ui_tools import GENERATED
 
 CHOICES = {
@@ -32,7 +32,7 @@ OUTPUTS = ("empty", "preview", "gallery", "facts", "download", "files", "status"
 
 
 @pytest.fixture
-def client(site, tmp_path):  # noqa: F811
+def client(site, tmp_path):
     return Client(site.url, verbose=False, download_files=tmp_path / "downloads", analytics_enabled=False)
 
 
@@ -41,7 +41,7 @@ def generate(client, **choices):
     return SimpleNamespace(**dict(zip(OUTPUTS, outputs, strict=True)))
 
 
-def test_pictures_are_what_the_pipeline_gives(client, site):  # noqa: F811
+def test_pictures_are_what_the_pipeline_gives(client, site):
     result = generate(client)
     assert "Done." in str(result.status) and "4 pictures" in str(result.facts)
     files = result.files["value"] if isinstance(result.files, dict) else result.files
@@ -96,7 +96,7 @@ def test_sheets():
     assert sheet([np.zeros((4, 4, 1))], 1).shape == (4, 4, 1)
 
 
-def open_tab(open_page):  # noqa: F811
+def open_tab(open_page):
     page = open_page()
     page.get_by_role("tab", name="Generate").click()
     expect(page.locator("#generate")).to_be_visible()
@@ -120,7 +120,7 @@ def set_steps(page, steps):
 
 @pytest.mark.browser
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="Debian's chromium is not here")
-def test_generate_look_and_read_back(open_page, tmp_path):  # noqa: F811
+def test_generate_look_and_read_back(open_page, tmp_path):
     page = open_tab(open_page)
     page.locator("#labels input").click()
     page.get_by_role("option", name="tree").click()
@@ -154,7 +154,7 @@ def test_generate_look_and_read_back(open_page, tmp_path):  # noqa: F811
 
 @pytest.mark.browser
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="Debian's chromium is not here")
-def test_cancel_stops_within_a_step(site, open_page):  # noqa: F811
+def test_cancel_stops_within_a_step(site, open_page):
     page = open_tab(open_page)
     open_more(page)
     set_steps(page, 100)

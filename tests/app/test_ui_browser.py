@@ -9,67 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, TimeoutError, expect, sync_playwright
+from playwright.sync_api import Page, TimeoutError, expect
 
 from genres.media.images import read_image, read_settings
-from tests.app.ui_tools import random_picture, running_app, save
+from tests.app.browser_tools import IN_BROWSER, tab_to
+from tests.app.ui_tools import random_picture, save
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-PATIENCE = 20_000  # milliseconds, on a busy machine
-expect.set_options(timeout=PATIENCE)
-
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM.exists(), reason="Debian's chromium is not here")]
-
-
-@pytest.fixture(scope="module")
-def site(tiny_model, tmp_path_factory):
-    cache = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(cache))
-        with running_app(tiny_model, cache) as app:
-            yield app
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(site, browser):
-    """Opens the page; afterwards, it must not have asked another server for anything nor logged an error."""
-    contexts, complaints = [], []
-
-    def open(**options) -> Page:
-        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: is_foreign(request.url, site.url) and complaints.append(request.url))
-        page.goto(site.url)
-        expect(page.locator("#restore")).to_be_visible()
-        return page
-
-    yield open
-    for context in contexts:
-        context.close()
-    assert complaints == []
-
-
-def is_foreign(url: str, own: str) -> bool:
-    return not url.startswith((own, "data:", "blob:"))
+pytestmark = IN_BROWSER
 
 
 def upload(page: Page, *paths: Path) -> None:
@@ -242,20 +188,6 @@ def test_pasted_pictures_are_taken(open_page, tmp_path):
         data,
     )
     expect(page.locator("#photos .filename")).to_have_attribute("aria-label", "image.png")
-
-
-def focused(page: Page) -> str:
-    return page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.id")
-
-
-def tab_to(page: Page, name: str) -> list[str]:
-    passed = []
-    for _ in range(40):
-        page.keyboard.press("Tab")
-        passed.append(focused(page))
-        if passed[-1] == name:
-            return passed
-    raise AssertionError(f"{name} is not reached by Tab, only {passed}.")
 
 
 def press_until_download(page: Page, tries: int = 3) -> str:

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 import app.ui
 from genres.media.video import probe, read_audio_packets
 from pipelines import HNeRVPipeline
-from tests.app.test_ui_browser import ARGUMENTS, CHROMIUM, PATIENCE, is_foreign, tab_to
+from tests.app.browser_tools import IN_BROWSER, PATIENCE, tab_to, visits
 from tests.app.ui_tools import free_port
 from tests.video_tools import make_clip, moving_frames
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM.exists(), reason="Debian's chromium is not here")]
+pytestmark = IN_BROWSER
 LONG = 3 * PATIENCE  # the first training imports everything
 
 
@@ -30,40 +30,22 @@ def url(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     return make_clip(tmp_path_factory.mktemp("clips") / "my clip.mp4", moving_frames(8, 32, 48))
 
 
 @pytest.fixture
 def open_tab(url, browser):
-    """Opens the tab; afterwards, it must not have asked another server for anything nor logged an error."""
-    contexts, complaints = [], []
+    """Opens the tab."""
+    with visits(browser, url) as visit:
 
-    def open(**options) -> Page:
-        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: is_foreign(request.url, url) and complaints.append(request.url))
-        page.goto(url)
-        expect(page.locator("#restore")).to_be_visible()
-        page.get_by_role("tab", name="Compress").click()
-        expect(page.locator("#compress")).to_be_visible()
-        return page
+        def open(**options) -> Page:
+            page = visit(**options)
+            page.get_by_role("tab", name="Compress").click()
+            expect(page.locator("#compress")).to_be_visible()
+            return page
 
-    yield open
-    for context in contexts:
-        context.close()
-    assert complaints == []
+        yield open
 
 
 def upload(page: Page, path: Path) -> None:
