@@ -159,6 +159,7 @@ class HNeRVPipeline(DiffusionPipeline):
         recipe: str = "medium",
         epochs: int | None = None,
         decoder: str = "hnerv",
+        prune: float = 0.0,
         seed: int = 0,
         rate: Fraction | float = 25,
         audio: bool = True,
@@ -189,6 +190,7 @@ class HNeRVPipeline(DiffusionPipeline):
             recipe: "fast", "medium", "slow", or "paper" for the paper's own way, which needs `values`.
             epochs: passes over each segment, instead of the recipe's.
             decoder: "hnerv", or "nerv" for the baseline.
+            prune: share of the weights that become zero, from 0 to below 1; with the recipe "paper" only.
             seed: of everything random.
             rate: frames per second, where the source is an array.
             audio: carry the sound along.
@@ -221,6 +223,7 @@ class HNeRVPipeline(DiffusionPipeline):
             target_psnr=target_psnr,
             epochs=epochs,
             decoder=decoder,
+            prune=prune,
             seed=seed,
             **settings,
         )

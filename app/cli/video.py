@@ -125,6 +125,10 @@ def encode(
         Recipe, typer.Option(help="rate weighs size against quality; paper is HNeRV's own way, and needs --size.")
     ] = Recipe.rate,
     decoder: Annotated[Decoder, typer.Option(help="hnerv, or nerv for the baseline.")] = Decoder.hnerv,
+    prune: Annotated[
+        float,
+        typer.Option(metavar="RATIO", help="Share of the weights to zero, from 0 to below 1; with --recipe paper."),
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Of everything random; the same seed gives the same file.")] = 0,
     sound: Annotated[bool, typer.Option(help="Carry the sound along, bit for bit.")] = True,
     segment_frames: Annotated[
@@ -163,7 +167,7 @@ def encode(
     if all(value is None for value in chosen.values()) and recipe == Recipe.rate:
         chosen["bits_per_pixel"] = 0.1
     chosen |= {"recipe": "paper" if recipe == Recipe.paper else str(preset), "epochs": epochs}
-    chosen |= {"decoder": str(decoder), "seed": seed}
+    chosen |= {"decoder": str(decoder), "prune": prune, "seed": seed}
     options = EncodeOptions(
         output=output,
         settings=chosen,

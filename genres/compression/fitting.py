@@ -1,7 +1,8 @@
 """How the codec trains a network on a segment: the paper's way, and rate and distortion together.
 
 The recipe "paper" is HNeRV's (arXiv 2304.02633, section 4; haochen-rye/HNeRV, commit 4872129c): encoder, Adam, mean
-squared error, 8-bit weights and 6-bit embeddings after training. In the others
+squared error, 8-bit weights and 6-bit embeddings after training. It can prune weights on the way (`pruning.py`). In the
+others
 
 * weight matrices take Muon's steps (`NorMuon`, arXiv 2510.05491), everything else Adam's;
 * embeddings are free parameters instead of an encoder's output, coded as differences from frame to frame;
@@ -23,6 +24,7 @@ from torch.func import functional_call
 
 from genres.compression.hnerv import HNeRV, decoder_parameters, official_width, solve_width, stage_kernels, stage_widths
 from genres.compression.payload import DECODERS, MAX_STRIDE, MAX_VALUES, Player, pack_ranges, pack_steps, whole_multiple
+from genres.compression.pruning import choose_counts, distortion_curves, kept_budget, kept_mask
 from genres.compression.quantization import QuantizedTensor, quantize
 from genres.compression.rate import (
     differences,
@@ -110,6 +112,7 @@ class CodecSettings:
         lower_width: smallest width of a stage; by default 12 with "paper" and else 6.
         strides: of the decoder, and of the encoder if there is one; by default what fits the frames best.
         seed: of the first values, the order of frames and the noise.
+        prune: share of the decoder's weights that become zero, from 0 to below 1; with "paper" only.
 
     Raises:
         ValueError: a setting is out of range, or none or several sizes are given.
@@ -127,6 +130,7 @@ class CodecSettings:
     lower_width: int | None = None
     strides: tuple[int, ...] | None = None
     seed: int = 0
+    prune: float = 0.0
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
@@ -149,6 +153,10 @@ class CodecSettings:
             raise ValueError(f"A PSNR of {self.target_psnr} dB is out of reach of this codec: ask for 60 at most.")
         if not (math.isfinite(self.rate_weight) and self.rate_weight >= 0):
             raise ValueError(f"The weight of the rate must be 0 or more, not {self.rate_weight}.")
+        if not 0 <= self.prune < 1:
+            raise ValueError(f"The share of weights to prune must be 0 or more and below 1, not {self.prune}.")
+        if self.prune and self.recipe != "paper":
+            raise ValueError("Only the paper's recipe prunes, as the others weigh every bit already: leave prune at 0.")
         if self.strides is not None:
             object.__setattr__(self, "strides", tuple(int(stride) for stride in self.strides))  # JSON gives a list
             if not self.strides or not all(1 <= stride <= MAX_STRIDE for stride in self.strides):
@@ -350,12 +358,21 @@ class Run:
 
 
 class PaperRun(Run):
-    """HNeRV's own training (section 4): encoder and decoder together, nothing but the error in the loss."""
+    """HNeRV's own training (section 4): encoder and decoder together, nothing but the error in the loss.
+
+    With `prune`, the smallest weights of every matrix become zero in rounds, and the rest of the run is the fine-tuning
+    with these masks held.
+    """
+
+    PRUNE_AT = (0.6, 0.7, 0.8)  # of the run
+    CALIBRATION = 4  # frames, evenly spaced, that distortions are measured on
 
     def __init__(self, frames: Tensor, mask: Tensor | None, settings: CodecSettings, values: int):
         super().__init__(frames, mask, settings, values)
         self.rate = settings.learning_rate or 1e-3
         self.optimizer = torch.optim.Adam(self.player.model.parameters(), self.rate)
+        self.rounds = 0  # of pruning, that are done
+        self.masks: dict[str, Tensor] = {}  # false where a weight is held at zero
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"optimizer": self.optimizer}
@@ -375,22 +392,66 @@ class PaperRun(Run):
     def train_step(self, numbers: Tensor, fraction: float) -> tuple[float, Tensor]:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * warmup_cosine(fraction)
+        if self.settings.prune:
+            self.prune(sum(fraction >= at for at in self.PRUNE_AT))
         self.optimizer.zero_grad()
         output = self.player(numbers, self.encode(numbers))
         loss = self.error(output, numbers)
         loss.backward()
         self.optimizer.step()
+        self.hold_masks()
         return loss.item(), output.detach()
+
+    def prune(self, rounds: int) -> None:
+        """Does what is due after so many rounds in all; those in between are skipped where a run is short."""
+        if rounds <= self.rounds:
+            return
+        weights = {name: tensor for name, tensor in self.tensors.items() if tensor.ndim > 1}
+        size = sum(tensor.numel() for tensor in weights.values())
+        budget = kept_budget(size, self.settings.prune, len(self.PRUNE_AT), rounds)
+        self.masks = self.choose_masks(weights, budget)
+        self.rounds = rounds
+        self.hold_masks()
+
+    def choose_masks(self, weights: Mapping[str, Tensor], budget: int) -> dict[str, Tensor]:
+        """Masks that leave at most `budget` of the weights, at the least distortion of the frames."""
+        count = min(self.CALIBRATION, len(self.frames))
+        numbers = torch.arange(count, device=self.device) * len(self.frames) // count
+        with torch.no_grad():
+            shown = [(number, self.encode(number)) for number in numbers.split(1)]
+
+        def error() -> float:
+            return sum(float(self.error(self.player(number, given), number)) for number, given in shown) / count
+
+        pruned = [int((~self.masks[name]).sum()) if self.masks else 0 for name in weights]
+        sizes = [tensor.numel() for tensor in weights.values()]
+        counts = choose_counts(sizes, distortion_curves(weights, error), budget, pruned)
+        return {name: kept_mask(weights[name], count) for name, count in zip(weights, counts, strict=True)}
+
+    @torch.no_grad()
+    def hold_masks(self) -> None:
+        for name, mask in self.masks.items():
+            self.tensors[name].mul_(mask)
 
     def estimate_bits(self) -> float:
         embedded = 0
         if not self.player.model.config["time_levels"]:
             cells = [math.ceil(side / self.player.model.size_multiple) for side in self.frames.shape[1:3]]
             embedded = len(self.frames) * EMBEDDING_CHANNELS * math.prod(cells)
-        return float(WEIGHT_BITS * self.stored_values + EMBEDDING_BITS * embedded)
+        weights = WEIGHT_BITS * self.stored_values - sum(self._saved_bits(mask) for mask in self.masks.values())
+        return float(weights + EMBEDDING_BITS * embedded)
+
+    @staticmethod
+    def _saved_bits(mask: Tensor) -> float:
+        """What a tensor's zeros save: their bits, less the entropy of which weights they are."""
+        share = 1 - float(mask.float().mean())
+        entropy = -sum(p * math.log2(p) for p in (share, 1 - share) if p)
+        return max(mask.numel() * (WEIGHT_BITS * share - entropy), 0.0)
 
     def quantized(self) -> tuple[Player, dict[str, QuantizedTensor]]:
         """The decoder and all of its tensors as the paper quantises them."""
+        if self.settings.prune:  # where the run was stopped before its last round
+            self.prune(len(self.PRUNE_AT))
         player = self.player
         if not player.model.config["time_levels"]:
             with torch.inference_mode():
@@ -398,11 +459,22 @@ class PaperRun(Run):
                 embeddings = torch.cat([self.encode(number) for number in numbers.split(1)])
             player = Player(player.model.with_stored_embeddings(embeddings.clone()), *self.frames.shape[:3])
         bits = {"embeddings": EMBEDDING_BITS}
-        tensors = {name: quantize(v, bits.get(name, WEIGHT_BITS)) for name, v in player.stored_tensors().items()}
+        tensors = {
+            name: quantize(value, bits.get(name, WEIGHT_BITS), keep_zero=name in self.masks)
+            for name, value in player.stored_tensors().items()
+        }
         return player, tensors
 
     def pack(self) -> bytes:
         return pack_ranges(*self.quantized())
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"rounds": self.rounds, "masks": dict(self.masks)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.rounds = state["rounds"]
+        self.masks = {name: mask.to(self.device) for name, mask in state["masks"].items()}
 
 
 class RateRun(Run):

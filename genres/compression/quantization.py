@@ -32,7 +32,7 @@ class QuantizedTensor:
         return self.minimum.float() + self.scale.float() * self.codes
 
 
-def quantize(tensor: Tensor, bits: int) -> QuantizedTensor:
+def quantize(tensor: Tensor, bits: int, keep_zero: bool = False) -> QuantizedTensor:
     """Codes of `bits` bits, with one range for the tensor or one for each line along an axis, whichever errs less.
 
     Axes of more than 50 elements come into question. A constant range has scale 0 and returns its minimum, where the
@@ -41,38 +41,55 @@ def quantize(tensor: Tensor, bits: int) -> QuantizedTensor:
     Args:
         tensor: finite floats of any shape, not empty.
         bits: 1 to 8; the paper uses 8 for weights and 6 for embeddings.
+        keep_zero: zeros stay exactly zero, with the code 2^(bits - 1) on every line, so that a pruned tensor's zeros
+            are one symbol for the entropy coder. Ranges are then from -m to m for the largest magnitude m; takes 2 bits
+            or more.
 
     Raises:
         ValueError: bits out of range, or a tensor that is empty or not finite.
     """
-    if not 1 <= bits <= 8:
-        raise ValueError(f"Codes can have 1 to 8 bits, not {bits}.")
+    if not 1 + keep_zero <= bits <= 8:
+        raise ValueError(f"Codes can have {1 + keep_zero} to 8 bits, not {bits}.")
     if tensor.numel() == 0 or not tensor.isfinite().all():
         raise ValueError(f"Only finite numbers can be quantised; this tensor has shape {tuple(tensor.shape)}.")
     tensor = tensor.detach().float()
-    best = _quantize_range(tensor, tensor.min(), tensor.max(), bits)
+    best = _quantize_range(tensor, *_range(tensor, None, keep_zero), bits, keep_zero)
     least = _error(best, tensor)
     for axis, size in enumerate(tensor.shape):
         if 1 / size >= SIDE_SHARE:
             continue
-        minimum, maximum = tensor.amin(axis, keepdim=True), tensor.amax(axis, keepdim=True)
-        candidate = _quantize_range(tensor, minimum, maximum, bits, torch.float16)
+        candidate = _quantize_range(tensor, *_range(tensor, axis, keep_zero), bits, keep_zero, torch.float16)
         error = _error(candidate, tensor)
         if error < least:  # false for ranges that float16 cannot hold
             best, least = candidate, error
     return best
 
 
+def _range(tensor: Tensor, axis: int | None, keep_zero: bool) -> tuple[Tensor, Tensor]:
+    """Minimum and maximum of the tensor or of each line along an axis; with `keep_zero` they are opposite numbers."""
+    source = tensor.abs() if keep_zero else tensor
+    maximum = source.max() if axis is None else source.amax(axis, keepdim=True)
+    if keep_zero:
+        return -maximum, maximum
+    return tensor.min() if axis is None else tensor.amin(axis, keepdim=True), maximum
+
+
 def _quantize_range(
-    tensor: Tensor, minimum: Tensor, maximum: Tensor, bits: int, dtype: torch.dtype = torch.float32
+    tensor: Tensor,
+    minimum: Tensor,
+    maximum: Tensor,
+    bits: int,
+    keep_zero: bool,
+    dtype: torch.dtype = torch.float32,
 ) -> QuantizedTensor:
     """Codes for given ranges, whose minimum and scale are rounded to `dtype` before use."""
     levels = 2**bits - 1
-    scale = ((maximum - minimum) / levels).to(dtype)
-    minimum = minimum.to(dtype)
+    zero = 2 ** (bits - 1) if keep_zero else 0
+    scale = ((maximum - minimum) / (levels - keep_zero)).to(dtype)  # one code less: from 1 to `levels` about `zero`
+    minimum = -zero * scale if keep_zero else minimum.to(dtype)
     divisor = torch.where(scale == 0, torch.ones_like(scale), scale)
     codes = ((tensor - minimum.float()) / divisor.float()).round().clamp(0, levels)
-    codes = torch.where(scale == 0, torch.zeros_like(codes), codes)
+    codes = torch.where(scale == 0, torch.full_like(codes, zero), codes)
     return QuantizedTensor(codes.to(torch.uint8), minimum, scale)
 
 

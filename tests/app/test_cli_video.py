@@ -116,6 +116,18 @@ def test_several_at_once(genres, tmp_path):
     assert contents(tmp_path / "several") == contents(tmp_path / "single")
 
 
+def test_pruning(genres, tmp_path):
+    save_clips(tmp_path / "in", 1)
+    paper = ["--recipe", "paper", "--size", "40k", "--epochs", "2", "--device", "cpu", "--json"]
+    sizes = []
+    for ratio in ("0", "0.6"):
+        result = genres("video", "encode", tmp_path / "in", "-o", tmp_path / ratio, *paper, "--prune", ratio)
+        assert result.code == 0 and result.report["settings"]["prune"] == float(ratio)
+        file = result.report["files"][0]
+        sizes.append(file["bytes"] - file["sound_bytes"])
+    assert sizes[1] < 0.7 * sizes[0]
+
+
 # --- interruption ---
 
 
@@ -340,6 +352,8 @@ def test_an_official_quantised_video(genres, tmp_path):
         ["--bpp", "0"],
         ["--target-psnr", "200"],
         ["--recipe", "paper"],
+        ["--prune", "0.5"],
+        ["--recipe", "paper", "--size", "40k", "--prune", "1"],
         ["--jobs", "0"],
         ["--epochs", "0"],
         ["--gpus", "1"],

@@ -151,6 +151,14 @@ def test_the_paper_and_the_baseline(tmp_path):
     assert HNeRVPipeline()(tmp_path / "a.hnv").frames.shape == HNeRVPipeline()(tmp_path / "b.hnv").frames.shape
 
 
+def test_the_paper_with_pruning(tmp_path):
+    paper = {"recipe": "paper", "values": 40_000, "bits_per_pixel": None, "epochs": 1}
+    whole, pruned = (
+        encode_here(moving_frames(3, 40, 80), tmp_path / f"{ratio}.hnv", prune=ratio, **paper) for ratio in (0.0, 0.6)
+    )
+    assert pruned.num_bytes < 0.7 * whole.num_bytes
+
+
 # --- interruption ---
 
 
@@ -386,6 +394,7 @@ def test_masks_that_do_not_fit(tmp_path, mask, text):
         ({"recipe": "none"}, "no recipe"),
         ({"bits_per_pixel": -1.0}, "above 0"),
         ({"values": 1000}, "exactly one"),
+        ({"prune": 0.5}, "leave prune at 0"),
         ({"segment_frames": 0}, "at least one frame"),
         ({"wrong": 1}, "wrong"),
     ],
