@@ -134,6 +134,17 @@ threads.
 |---|---|---|---|---|---|
 """
 
+PLAIN = """
+## Decoupled against plain
+
+`python -m benchmarks.plain_transformer`: DDT and a plain transformer of as many blocks of the same width learn the
+pictures of the recipe `{recipe}` in the same order, with the same noise, for as many steps. Loss of flow matching of
+the averaged weights on the held-out pictures, and seconds of the processor.
+
+| | parameters | {steps} |
+|---|---|{columns}|
+"""
+
 DDT_SPEED = """
 ## One forward of DDT
 
@@ -202,6 +213,16 @@ def sharing_table(path: Path) -> str:
     return "".join(lines)
 
 
+def plain_table(path: Path) -> str:
+    content = json.loads(path.read_text())
+    steps = [f"step {point[0]:,}" for point in content["DDT"]["curve"]]
+    lines = [PLAIN.format(recipe=content["recipe"], steps=" | ".join(steps), columns="|".join(["---"] * len(steps)))]
+    for name in ("DDT", "plain transformer"):
+        cells = " | ".join(f"{loss:.4f} ({seconds:.0f} s)" for _, loss, seconds in content[name]["curve"])
+        lines.append(f"| {name} | {content[name]['parameters']:,} | {cells} |\n")
+    return "".join(lines)
+
+
 def ddt_speed_table(path: Path) -> str:
     content = json.loads(path.read_text())
     lines = [DDT_SPEED.format(**{**content, **content["machine"]})]
@@ -264,6 +285,8 @@ def main() -> None:
     page += GENERATION + "".join(map(generation_rows, generated)) if generated else ""
     for path in sorted(RESULTS.glob("generation_sharing_*.json")):
         page += sharing_table(path)
+    for path in sorted(RESULTS.glob("plain_transformer.json")):
+        page += plain_table(path)
     for path in sorted(RESULTS.glob("ddt_speed.json")):
         page += ddt_speed_table(path)
     (ROOT / "docs/results.md").write_text(page)
