@@ -187,7 +187,7 @@ class HNeRVPipeline(DiffusionPipeline):
             target_psnr: quality in dB, at the smallest size found.
             recipe: "fast", "medium", "slow", or "paper" for the paper's own way, which needs `values`.
             epochs: passes over each segment, instead of the recipe's.
-            decoder: "hnerv", or "nerv" for the baseline.
+            decoder: "hnerv", "nerv" for the baseline, or one of the variants of `CodecSettings`.
             seed: of everything random.
             rate: frames per second, where the source is an array.
             audio: carry the sound along.

@@ -38,6 +38,9 @@ class Recipe(StrEnum):
 class Decoder(StrEnum):
     hnerv = "hnerv"
     nerv = "nerv"
+    hinerv = "hinerv"
+    hnerv_grids = "hnerv-grids"
+    hnerv_latents = "hnerv-latents"
 
 
 class EngineName(StrEnum):
@@ -134,7 +137,9 @@ def encode(
     recipe: Annotated[
         Recipe, typer.Option(help="rate weighs size against quality; paper is HNeRV's own way, and needs --size.")
     ] = Recipe.rate,
-    decoder: Annotated[Decoder, typer.Option(help="hnerv, or nerv for the baseline.")] = Decoder.hnerv,
+    decoder: Annotated[
+        Decoder, typer.Option(help="hnerv; nerv is the baseline; the others are variants, see docs/video.md.")
+    ] = Decoder.hnerv,
     seed: Annotated[int, typer.Option(help="Of everything random; the same seed gives the same file.")] = 0,
     sound: Annotated[bool, typer.Option(help="Carry the sound along, bit for bit.")] = True,
     segment_frames: Annotated[
