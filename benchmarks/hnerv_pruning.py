@@ -128,8 +128,8 @@ def rounded_error(run: RateRun, numbers: Tensor) -> float:
     """Mean squared error of frames with everything rounded."""
     total = 0.0
     for number in numbers.split(1):
-        values, embeddings, _ = run.quantise(number, rounding=True)
-        total += float(run.error(functional_call(run.player, values, (number, embeddings)), number))
+        values, features, _ = run.quantise(number, rounding=True)
+        total += float(run.error(functional_call(run.player, values, (number, features)), number))
     return total / len(numbers)
 
 

@@ -2,6 +2,7 @@
 
     python -m benchmarks.video_rate_distortion --clip 24    # the first 24 frames at 320x180, their central 320x160
     python -m benchmarks.video_rate_distortion --clip 132   # all 132 frames at 640x360, their central 640x320
+    python -m benchmarks.video_rate_distortion --decoder hnerv-grids --official --ours 12000 --name grids   # a variant
 
 The official way is the recipe "paper": official network and encoder, Adam at 1e-3, mean squared error, batches of two,
 8-bit weights and 6-bit embeddings; its bytes are the official count, one Huffman code over all values and 16 bits for
@@ -35,7 +36,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.restoration_speed import _processor
-from genres.compression.codec import CodecSettings, SegmentDecoder, SegmentEncoder, mean_psnr
+from genres.compression.codec import DECODERS, CodecSettings, SegmentDecoder, SegmentEncoder, mean_psnr
 from genres.compression.fitting import PaperRun
 from genres.compression.quantization import QuantizedTensor
 from genres.media.whole import write_whole
@@ -122,6 +123,7 @@ def measure(frames: Tensor, settings: CodecSettings) -> dict:
     decoder = SegmentDecoder(payload)
     row = {
         "way": "official" if settings.recipe == "paper" else "ours",
+        "decoder": settings.decoder,
         "values": decoder.model.stored_values,
         "epochs": encoder.run.epochs,
         "bytes": size,
@@ -164,6 +166,7 @@ def main() -> None:
     parser.add_argument("--official", type=int, nargs="*", help="sizes of official networks in values")
     parser.add_argument("--ours", type=int, nargs="*", help="sizes of ours in values")
     parser.add_argument("--official-epochs", type=int, default=300)
+    parser.add_argument("--decoder", choices=DECODERS, default="hnerv", help="of ours")
     parser.add_argument("--epochs", type=int, default=200, help="of ours")
     parser.add_argument("--name", help="of the result, by default the number of frames")
     options = parser.parse_args()
@@ -177,7 +180,8 @@ def main() -> None:
         for values in ([clip.official] if options.official is None else options.official)
     ]
     sizes = clip.ours if options.ours is None else options.ours
-    jobs += [CodecSettings("medium", values, epochs=options.epochs, seed=1) for values in sizes]
+    ours = {"epochs": options.epochs, "decoder": options.decoder, "seed": 1}
+    jobs += [CodecSettings("medium", values, **ours) for values in sizes]
     rows: list[dict] = []
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"video_rate_distortion_{options.name or options.clip}.json"

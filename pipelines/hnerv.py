@@ -189,7 +189,7 @@ class HNeRVPipeline(DiffusionPipeline):
             target_psnr: quality in dB, at the smallest size found.
             recipe: "fast", "medium", "slow", or "paper" for the paper's own way, which needs `values`.
             epochs: passes over each segment, instead of the recipe's.
-            decoder: "hnerv", or "nerv" for the baseline.
+            decoder: "hnerv", "nerv" for the baseline, or one of the variants of `CodecSettings`.
             prune: share of the weights that become zero, from 0 to below 1; with the recipe "paper" only.
             seed: of everything random.
             rate: frames per second, where the source is an array.

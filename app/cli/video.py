@@ -48,6 +48,9 @@ class Recipe(StrEnum):
 class Decoder(StrEnum):
     hnerv = "hnerv"
     nerv = "nerv"
+    hinerv = "hinerv"
+    hnerv_grids = "hnerv-grids"
+    hnerv_latents = "hnerv-latents"
 
 
 class EngineName(StrEnum):
@@ -124,7 +127,9 @@ def encode(
     recipe: Annotated[
         Recipe, typer.Option(help="rate weighs size against quality; paper is HNeRV's own way, and needs --size.")
     ] = Recipe.rate,
-    decoder: Annotated[Decoder, typer.Option(help="hnerv, or nerv for the baseline.")] = Decoder.hnerv,
+    decoder: Annotated[
+        Decoder, typer.Option(help="hnerv; nerv is the baseline; the others are variants, see docs/video.md.")
+    ] = Decoder.hnerv,
     prune: Annotated[
         float,
         typer.Option(metavar="RATIO", help="Share of the weights to zero, from 0 to below 1; with --recipe paper."),

@@ -41,7 +41,13 @@ VIEW_SECONDS = 1.0  # between two looks at the training
 CURVE_POINTS = 300
 
 PRESETS = {"fast": "Fast", "medium": "Medium", "slow": "Slow"}
-DECODERS = {"hnerv": "HNeRV", "nerv": "NeRV, the baseline"}
+DECODERS = {
+    "hnerv": "HNeRV",
+    "hnerv-grids": "HNeRV with grids",
+    "hnerv-latents": "HNeRV with latents",
+    "hinerv": "HiNeRV's stages",
+    "nerv": "NeRV, the baseline",
+}
 EMPTY = """
 <div class="empty">
   <svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="1.5" aria-hidden="true">

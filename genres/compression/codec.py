@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from genres.compression.container import CorruptStreamError
-from genres.compression.fitting import RECIPES, CodecSettings, PaperRun, RateRun, Run, least_values
+from genres.compression.fitting import RECIPES, CodecSettings, PaperRun, RateRun, Run, latent_values, least_values
 from genres.compression.hnerv import HNeRV
 from genres.compression.payload import DECODERS, MAX_FRAMES, MAX_PIXELS, MAX_SIDE, Player, pack_ranges, unpack
 from genres.compression.quantization import QuantizedTensor
@@ -198,10 +198,11 @@ class SegmentEncoder:
         settings = self.settings
         if settings.values is not None:
             return settings.values
+        latents = latent_values(settings, *self.frames.shape[:3])
         if settings.bits_per_pixel is not None:
-            return max(int(settings.bits_per_pixel * self.pixels / BITS_PER_VALUE), self._least_values())
+            return max(int(settings.bits_per_pixel * self.pixels / BITS_PER_VALUE) + latents, self._least_values())
         octaves = (cast(float, settings.target_psnr) - 26) / self.DECIBELS_PER_OCTAVE
-        return max(int(0.015 * self.pixels * 2.0 ** min(octaves, 6)), self._least_values())
+        return max(int(0.015 * self.pixels * 2.0 ** min(octaves, 6)) + latents, self._least_values())
 
     def _least_values(self) -> int:
         return least_values(self.settings, *self.frames.shape[:3])

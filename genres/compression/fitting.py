@@ -13,17 +13,30 @@ others
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from genres.compression import variants
+from genres.compression.hinerv import HiNeRV
 from genres.compression.hnerv import HNeRV, decoder_parameters, official_width, solve_width, stage_kernels, stage_widths
-from genres.compression.payload import DECODERS, MAX_STRIDE, MAX_VALUES, Player, pack_ranges, pack_steps, whole_multiple
+from genres.compression.payload import (
+    DECODERS,
+    MAX_STRIDE,
+    MAX_VALUES,
+    OFFICIAL,
+    Player,
+    is_map,
+    pack_ranges,
+    pack_steps,
+    whole_multiple,
+)
 from genres.compression.pruning import choose_counts, distortion_curves, kept_budget, kept_mask
 from genres.compression.quantization import QuantizedTensor, quantize
 from genres.compression.rate import (
@@ -105,11 +118,14 @@ class CodecSettings:
         target_psnr: dB, mean over the frames of the 8-bit RGB result; networks of several sizes are trained in turn,
             and the smallest payload that reaches it is kept, or the best one if none does.
         epochs: passes over the segment, for each network; by default what the recipe and the number of frames call for.
-        decoder: "hnerv", or "nerv" for the baseline with a positional encoding of time.
+        decoder: "hnerv"; "nerv" for the baseline with a positional encoding of time; "hinerv" for stages of HiNeRV's
+            kind, "hnerv-grids" and "hnerv-latents" for HNeRV's with grids, or with latents of every frame, besides
+            (`hinerv.py`, `variants.py`). These three cannot go with "paper".
         batch_size: frames in a step; by default 2 with "paper" and else 1.
         learning_rate: of the weight matrices; by default 1e-3 (Adam) with "paper" and else 2e-2 (Muon).
         rate_weight: price of one bit for every stored value, as a share of the squared error.
-        lower_width: smallest width of a stage; by default 12 with "paper" and else 6.
+        lower_width: smallest width of a stage; by default 12 with "paper" and else 6, but 8 of "hinerv", and 5 of
+            "hnerv-grids" and "hnerv-latents".
         strides: of the decoder, and of the encoder if there is one; by default what fits the frames best.
         seed: of the first values, the order of frames and the noise.
         prune: share of the decoder's weights that become zero, from 0 to below 1; with "paper" only.
@@ -137,6 +153,10 @@ class CodecSettings:
             raise ValueError(f"There is no recipe {self.recipe!r}; choose one of {', '.join(RECIPES)}.")
         if self.decoder not in DECODERS:
             raise ValueError(f"There is no decoder {self.decoder!r}; choose one of {', '.join(DECODERS)}.")
+        if self.recipe == "paper" and self.decoder not in OFFICIAL:
+            raise ValueError(
+                f"The paper's recipe has no {self.decoder!r}: choose {' or '.join(OFFICIAL)}, or another recipe."
+            )
         sizes = [self.values, self.bits_per_pixel, self.target_psnr]
         if sum(size is not None for size in sizes) != 1:
             raise ValueError("Give exactly one of a number of values, bits per pixel, and a PSNR to reach.")
@@ -229,6 +249,8 @@ def _form(settings: CodecSettings, num_frames: int, height: int, width: int) -> 
 
 def least_values(settings: CodecSettings, num_frames: int, height: int, width: int) -> int:
     """Stored values of the smallest network for such frames."""
+    if settings.decoder not in OFFICIAL:
+        return variants.least_values(*_variant_arguments(settings, num_frames, height, width))
     form = _form(settings, num_frames, height, width)
     nerv = settings.decoder == "nerv"
     widths = stage_widths(1, len(form.strides), 2.0 if nerv else 1.2, form.lower_width)
@@ -236,13 +258,29 @@ def least_values(settings: CodecSettings, num_frames: int, height: int, width: i
     return form.embedding_values + decoder_parameters(channels, 1, expansion, widths, form.kernels, form.strides)
 
 
-def build_model(settings: CodecSettings, values: int, num_frames: int, height: int, width: int) -> HNeRV:
+def latent_values(settings: CodecSettings, num_frames: int, height: int, width: int) -> int:
+    """Stored values of the latents; 0 for decoders without. They cost so little that a wanted size leaves them out."""
+    if settings.decoder in OFFICIAL:
+        return 0
+    return variants.latent_values(*_variant_arguments(settings, num_frames, height, width))
+
+
+def _variant_arguments(
+    settings: CodecSettings, num_frames: int, height: int, width: int
+) -> tuple[str, int, tuple[int, int], tuple[int, ...], int | None]:
+    strides = settings.strides or choose_strides(height, width)
+    return settings.decoder, num_frames, (height, width), strides, settings.lower_width
+
+
+def build_model(settings: CodecSettings, values: int, num_frames: int, height: int, width: int) -> HNeRV | HiNeRV:
     """The network that is trained: of at most `values` stored values, except with the recipe "paper".
 
     Raises:
         ValueError: even the smallest network is larger.
     """
     values = min(values, MAX_VALUES)
+    if settings.decoder not in OFFICIAL:
+        return variants.build_model(values, *_variant_arguments(settings, num_frames, height, width))
     form = _form(settings, num_frames, height, width)
     stages, paper = len(form.strides), settings.recipe == "paper"
     if settings.decoder == "nerv":
@@ -275,7 +313,7 @@ def build_model(settings: CodecSettings, values: int, num_frames: int, height: i
 # --- training ---
 
 
-class Run:
+class Run(ABC):
     """The training of one network on one segment, epoch by epoch. All randomness comes from its own generator.
 
     Args:
@@ -328,18 +366,18 @@ class Run:
         squares = (output - self.targets(numbers)).square() * mask
         return squares.sum() / (3 * mask.sum()).clamp_min(1)
 
+    @abstractmethod
     def train_step(self, numbers: Tensor, fraction: float) -> tuple[float, Tensor]:
         """One step at a fraction of the run; returns the error and the frames."""
-        raise NotImplementedError
 
-    def estimate_bits(self) -> float:
-        raise NotImplementedError
+    @abstractmethod
+    def estimate_bits(self) -> float: ...
 
-    def pack(self) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def pack(self) -> bytes: ...
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        raise NotImplementedError
+    @abstractmethod
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]: ...
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -377,10 +415,14 @@ class PaperRun(Run):
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"optimizer": self.optimizer}
 
+    @property
+    def model(self) -> HNeRV:
+        return cast(HNeRV, self.player.model)
+
     def encode(self, numbers: Tensor) -> Tensor:
-        model = self.player.model
+        model = self.model
         if model.config["time_levels"]:
-            return self.player.embeddings(numbers)
+            return self.player.features(numbers)["embeddings"]
         frames = self.targets(numbers)
         if self.mask is not None:  # what is not known is black for the encoder, as in the authors' inpainting
             frames = frames * self.mask[numbers if len(self.mask) > 1 else torch.zeros_like(numbers)][:, None]
@@ -395,7 +437,7 @@ class PaperRun(Run):
         if self.settings.prune:
             self.prune(sum(fraction >= at for at in self.PRUNE_AT))
         self.optimizer.zero_grad()
-        output = self.player(numbers, self.encode(numbers))
+        output = self.player(numbers, {"embeddings": self.encode(numbers)})
         loss = self.error(output, numbers)
         loss.backward()
         self.optimizer.step()
@@ -421,7 +463,10 @@ class PaperRun(Run):
             shown = [(number, self.encode(number)) for number in numbers.split(1)]
 
         def error() -> float:
-            return sum(float(self.error(self.player(number, given), number)) for number, given in shown) / count
+            return (
+                sum(float(self.error(self.player(number, {"embeddings": given}), number)) for number, given in shown)
+                / count
+            )
 
         pruned = [int((~self.masks[name]).sum()) if self.masks else 0 for name in weights]
         sizes = [tensor.numel() for tensor in weights.values()]
@@ -436,7 +481,7 @@ class PaperRun(Run):
     def estimate_bits(self) -> float:
         embedded = 0
         if not self.player.model.config["time_levels"]:
-            cells = [math.ceil(side / self.player.model.size_multiple) for side in self.frames.shape[1:3]]
+            cells = [math.ceil(side / self.model.size_multiple) for side in self.frames.shape[1:3]]
             embedded = len(self.frames) * EMBEDDING_CHANNELS * math.prod(cells)
         weights = WEIGHT_BITS * self.stored_values - sum(self._saved_bits(mask) for mask in self.masks.values())
         return float(weights + EMBEDDING_BITS * embedded)
@@ -457,7 +502,7 @@ class PaperRun(Run):
             with torch.inference_mode():
                 numbers = torch.arange(len(self.frames), device=self.device)
                 embeddings = torch.cat([self.encode(number) for number in numbers.split(1)])
-            player = Player(player.model.with_stored_embeddings(embeddings.clone()), *self.frames.shape[:3])
+            player = Player(self.model.with_stored_embeddings(embeddings.clone()), *self.frames.shape[:3])
         bits = {"embeddings": EMBEDDING_BITS}
         tensors = {
             name: quantize(value, bits.get(name, WEIGHT_BITS), keep_zero=name in self.masks)
@@ -477,33 +522,32 @@ class PaperRun(Run):
         self.masks = {name: mask.to(self.device) for name, mask in state["masks"].items()}
 
 
+def _is_latent(name: str) -> bool:
+    return name.startswith("latents.")
+
+
 class RateRun(Run):
     """Rate and distortion together: error + weight * bits, with the price of a bit in proportion to the error.
 
-    A bit for every stored value costs `rate_weight` of the running error. Noise stands for rounding from `NOISE_FROM`
-    of the run on, and rounding itself from `ROUND_FROM`.
+    A bit for every stored value costs `rate_weight` of the running error; latents, nearly all of which are 0, do not
+    count for that. Noise stands for rounding from `NOISE_FROM` of the run on, and rounding itself from `ROUND_FROM`.
     """
 
     NOISE_FROM, ROUND_FROM = 0.4, 0.65
     STEER_FROM, STEER_TO = 0.45, 0.9  # the weight of the rate follows the wanted size in this part of the run
     FIRST_BITS = 4.5  # per value, where no size is asked for
     EMBEDDING_RATE, ADAM_RATE, STEP_RATE = 2e-2, 3e-3, 1e-2
+    GRID_RATE, LATENT_RATE = 1e-2, 1e-2
+    LATENT_STEP = 0.2  # at first: they are all 0 until noise begins, and have no spread yet
+    LATENT_REACH = 2.0  # those of a frame move only when it has its turn, and have to get away from 0 in a short run
     STEP_REACH = 8.0
     MATRIX_RATE, MOMENTUM = 2e-2, 0.9
     MEMORY = 0.98  # of the running error
 
     def __init__(self, frames: Tensor, mask: Tensor | None, settings: CodecSettings, values: int):
         super().__init__(frames, mask, settings, values)
-        groups = []
-        for name, tensor in self.tensors.items():
-            rows, columns = len(tensor), tensor[0].numel()
-            if name != "embeddings" and tensor.ndim > 1 and min(rows, columns) >= 4:
-                # Muon's update has a root mean square of 0.2 for every shape (arXiv 2502.16982, section 2.2).
-                rate = (settings.learning_rate or self.MATRIX_RATE) * 0.2 * max(rows, columns) ** 0.5
-                groups.append({"params": [tensor], "lr": rate / max(1, rows / columns) ** 0.5, "adam": False})
-            else:
-                rate = self.EMBEDDING_RATE if name == "embeddings" else self.ADAM_RATE
-                groups.append({"params": [tensor], "lr": rate, "adam": True})
+        self.priced_values = sum(v.numel() for name, v in self.tensors.items() if not _is_latent(name))
+        groups = [self._group(name, tensor) for name, tensor in self.tensors.items()]
         self.rates = [group["lr"] for group in groups]
         self.optimizer = NorMuon(groups, momentum=self.MOMENTUM)
         self.log_steps = {name: nn.Parameter(torch.zeros((), device=self.device)) for name in self.tensors}
@@ -517,21 +561,36 @@ class RateRun(Run):
         self.correction = 1.0  # of those bits by the true count
         self.quantising = False
 
+    def _group(self, name: str, tensor: Tensor) -> dict[str, Any]:
+        """What the optimiser is told of a tensor."""
+        rows, columns = len(tensor), tensor[0].numel()
+        # The filters of a depthwise convolution are no matrix: none of its inputs meets another.
+        if is_map(name) or tensor.ndim == 1 or min(rows, columns) < 4 or ".depthwise." in name:
+            latents = max(self.LATENT_RATE, self.LATENT_REACH / self.epochs)
+            rates = {"embeddings": self.EMBEDDING_RATE, "grids": self.GRID_RATE, "latents": latents}
+            return {"params": [tensor], "lr": rates.get(name.partition(".")[0], self.ADAM_RATE), "adam": True}
+        # Muon's update has a root mean square of 0.2 for every shape (arXiv 2502.16982, section 2.2).
+        rate = (self.settings.learning_rate or self.MATRIX_RATE) * 0.2 * max(rows, columns) ** 0.5
+        return {"params": [tensor], "lr": rate / max(1, rows / columns) ** 0.5, "adam": False}
+
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"optimizer": self.optimizer, "step_optimizer": self.step_optimizer}
 
     def start_quantising(self) -> None:
         # A Laplace distribution of deviation s takes log2(e * sqrt(2) * s / step) bits.
-        bits = self.wanted_bits / self.stored_values if self.wanted_bits else self.FIRST_BITS
+        bits = self.wanted_bits / self.priced_values if self.wanted_bits else self.FIRST_BITS
         share = math.e * 2**0.5 / 2 ** min(max(bits, 2.0), 10.0)
         for name, tensor in self.tensors.items():
             spread = float(tensor.detach().std()) if tensor.numel() > 1 else float(tensor.detach().abs())
-            self.log_steps[name].data.fill_(math.log(max(spread, 1e-3) * share))
+            step = self.LATENT_STEP if _is_latent(name) else max(spread, 1e-3) * share
+            self.log_steps[name].data.fill_(math.log(step))
         self.quantising = True
 
     def train_step(self, numbers: Tensor, fraction: float) -> tuple[float, Tensor]:
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * warmup_cosine(fraction)
+        for name, group, rate in zip(self.tensors, self.optimizer.param_groups, self.rates, strict=True):
+            # Latents wait until a bit has its price: what they would learn before is not worth its bits.
+            waits = _is_latent(name) and not self.quantising
+            group["lr"] = 0.0 if waits else rate * warmup_cosine(fraction)
         self.optimizer.zero_grad()
         if not self.quantising and fraction >= self.NOISE_FROM:
             self.start_quantising()
@@ -540,10 +599,10 @@ class RateRun(Run):
             loss = error = self.error(output, numbers)
         else:
             self.step_optimizer.zero_grad()
-            values, embeddings, bits = self.quantise(numbers, rounding=fraction >= self.ROUND_FROM)
-            output = functional_call(self.player, values, (numbers, embeddings))
+            values, features, bits = self.quantise(numbers, rounding=fraction >= self.ROUND_FROM)
+            output = functional_call(self.player, values, (numbers, features))
             error = self.error(output, numbers)
-            loss = error + self.rate_weight * self.running_error / self.stored_values * bits
+            loss = error + self.rate_weight * self.running_error / self.priced_values * bits
             self.bits = float(bits.detach())
         loss.backward()
         self.optimizer.step()
@@ -554,8 +613,8 @@ class RateRun(Run):
         self.running_error = memory * self.running_error + (1 - memory) * value
         return value, output.detach()
 
-    def quantise(self, numbers: Tensor, rounding: bool) -> tuple[dict[str, Tensor], Tensor | None, Tensor]:
-        """Weights and embeddings as the decoder will see them, and bits for all of the segment."""
+    def quantise(self, numbers: Tensor, rounding: bool) -> tuple[dict[str, Tensor], dict[str, Tensor] | None, Tensor]:
+        """Weights and what is stored of these frames, as the decoder will see them; and bits for all of the segment."""
 
         def coded(x: Tensor) -> Tensor:
             if rounding:
@@ -563,11 +622,12 @@ class RateRun(Run):
             return x + (torch.rand(x.shape, generator=self.generator) - 0.5).to(x.device)
 
         values: dict[str, Tensor] = {}
-        embeddings = None
+        features: dict[str, Tensor] = {}
         bits = torch.zeros((), device=self.device)
+        by_frame = self.player.frame_tensors
         for name, tensor in self.tensors.items():
             step = nameable_step(self.log_steps[name]) if rounding else self.log_steps[name].exp()
-            if name == "embeddings":
+            if name in by_frame:
                 with torch.no_grad():
                     whole = tensor / step
                     scale = differences(whole.round() if rounding else whole).abs().mean((0, 2, 3))[:, None, None]
@@ -575,12 +635,15 @@ class RateRun(Run):
                 before = coded(tensor[(numbers - 1).clamp_min(0)] / step) * (numbers > 0)[:, None, None, None]
                 share = len(tensor) / len(numbers)
                 bits = bits + laplace_bits(current - before, scale).sum() * share
-                embeddings = current * step
+                features[name] = current * step
             else:
                 code = coded(tensor / step)
-                bits = bits + laplace_bits(code, code.detach().abs().mean()).sum()
+                symbols = differences(code) if is_map(name) else code
+                scale = symbols.detach().abs()
+                scale = scale.mean((0, 2, 3))[:, None, None] if is_map(name) else scale.mean()
+                bits = bits + laplace_bits(symbols, scale).sum()
                 values[f"model.{name}"] = code * step
-        return values, embeddings, bits
+        return values, features or None, bits
 
     def train_epoch(self) -> tuple[float, float, Tensor]:
         psnr, _, output = super().train_epoch()
@@ -597,7 +660,7 @@ class RateRun(Run):
     def steer(self) -> None:
         """Brings the size nearer to the one that is wanted: all steps at once, and the price of a bit for the rest."""
         bits = self.bits * self.correction
-        octaves = (bits - self.wanted_bits) / self.stored_values  # a bit for every value is a factor of 2
+        octaves = (bits - self.wanted_bits) / self.priced_values  # a bit for every value is a factor of 2
         for log_step in self.log_steps.values():
             log_step.data.add_(min(max(octaves / 2, -0.5), 0.5) * math.log(2))
         factor = min(max(bits / self.wanted_bits, 0.5), 2.0)

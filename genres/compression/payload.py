@@ -12,9 +12,16 @@ In this order (integers without a size are LEB128, numbers little-endian):
     form 1: the axis of each tensor's ranges (1 byte, 255 for none), minima and scales (float16, float32 for none)
     the codes of all tensors in one entropy-coded stream
 
+Decoders are numbered as in DECODERS. From number 2 on (`hinerv.py`) the layout is, after the frames' size:
+
+    embedding channels, first width, ratio of the feed-forwards, stride of the head, stages
+    width, kernel, stride, nodes and channels of the grid, channels of the latents of each stage
+    the steps and the codes, as above; there is form 0 only
+
 Form 0 holds multiples of a step (`rate.py`), form 1 the codes of HNeRV's own quantiser (`quantization.py`). Embeddings
-are coded as differences from frame to frame, each channel with a model of its own; all biases share one. Nothing is
-allocated before its size was compared with the limits below, the frames' size and the payload's length.
+and latents are coded as differences from frame to frame, grids from node to node, each channel with a model of its own;
+all biases share one. Nothing is allocated before its size was compared with the limits below, the frames' size and the
+payload's length.
 """
 
 from __future__ import annotations
@@ -29,15 +36,19 @@ from torch import Tensor, nn
 
 from genres.compression.container import CorruptStreamError
 from genres.compression.entropy import decode_tensors, encode_tensors
+from genres.compression.hinerv import HiNeRV, Sizes, map_sizes
+from genres.compression.hinerv import stored_values as hinerv_values
 from genres.compression.hnerv import HNeRV, decoder_parameters
 from genres.compression.quantization import QuantizedTensor
 from genres.compression.rate import differences, step_size
 
-DECODERS = ("hnerv", "nerv")
+DECODERS = ("hnerv", "nerv", "hinerv", "hnerv-grids", "hnerv-latents")
+OFFICIAL = DECODERS[:2]  # the networks of HNeRV's paper; the others are in `hinerv.py`
 
 VERSION = 1
 FORM_STEPS, FORM_RANGES = 0, 1
 OUTPUTS = ("tanh", "sigmoid")  # a third form is a number to add
+STAGE_FIELDS = ("widths", "kernels", "strides", "grid_nodes", "grid_channels", "latent_channels")  # of a `HiNeRV`
 WHOLE = 255  # in the place of an axis: one range for the tensor
 MAX_FRAMES = 2**16
 MAX_SIDE = 2**14
@@ -47,6 +58,7 @@ MAX_WIDTH = 2**12
 MAX_KERNEL = 15
 MAX_STRIDE = 32
 MAX_TIME_LEVELS = 2**9
+MAX_RATIO = 2**4
 MAX_VALUES = 2**24  # weights and embeddings of a segment; a decoder holds them four times for a moment: 256 MiB
 SYMBOLS_PER_BYTE = 2**10  # more than any tensor of use comes to
 FREE_SYMBOLS = 2**16
@@ -65,25 +77,36 @@ def whole_multiple(side: int, multiple: int) -> int:
 class Player(nn.Module):
     """A decoder with the frames that it holds: frame numbers (B,) -> (B, 3, H, W) in [0, 1], without the padding."""
 
-    def __init__(self, model: HNeRV, num_frames: int, height: int, width: int):
+    def __init__(self, model: HNeRV | HiNeRV, num_frames: int, height: int, width: int):
         super().__init__()
         self.model = model
         self.num_frames, self.height, self.width = num_frames, height, width
 
-    def embeddings(self, numbers: Tensor) -> Tensor:
-        """Embeddings of frames; of frames in between, by numbers with a fraction: (B,) -> (B, E, h, w)."""
-        if self.model.config["time_levels"]:
-            return self.model.encode(numbers.float() / self.num_frames)
-        stored = cast(Tensor, self.model.embeddings)
+    @property
+    def frame_tensors(self) -> dict[str, Tensor]:
+        """Stored tensors with an entry for every frame, (N, ...) each, by the model's own names."""
+        if isinstance(self.model, HiNeRV):
+            return self.model.frame_tensors
+        return {} if self.model.embeddings is None else {"embeddings": self.model.embeddings}
+
+    def features(self, numbers: Tensor) -> dict[str, Tensor]:
+        """What is stored of frames; of frames in between, by numbers with a fraction: (B,) -> (B, ...) by name."""
+        if self.model.config.get("time_levels"):
+            return {"embeddings": self.model.encode(numbers.float() / self.num_frames)}
+        return {name: self._at(stored, numbers) for name, stored in self.frame_tensors.items()}
+
+    def _at(self, stored: Tensor, numbers: Tensor) -> Tensor:
         if not numbers.is_floating_point():
             return stored[numbers]
         before = numbers.floor().long().clamp(0, self.num_frames - 1)
         after = (before + 1).clamp_max(self.num_frames - 1)
         return torch.lerp(stored[before], stored[after], (numbers - before)[:, None, None, None].to(stored))
 
-    def forward(self, numbers: Tensor, embeddings: Tensor | None = None) -> Tensor:
-        embeddings = self.embeddings(numbers) if embeddings is None else embeddings
-        return self.model.decode(embeddings, (self.height, self.width))
+    def forward(self, numbers: Tensor, features: Mapping[str, Tensor] | None = None) -> Tensor:
+        features = self.features(numbers) if features is None else features
+        if isinstance(self.model, HiNeRV):
+            return self.model.decode(numbers, features)
+        return cast(HNeRV, self.model).decode(features["embeddings"], (self.height, self.width))
 
     def stored_tensors(self) -> dict[str, Tensor]:
         """What a payload holds, in its order, by the model's own names."""
@@ -142,6 +165,8 @@ def _number(value: int) -> bytes:
 
 def _pack_layout(form: int, player: Player) -> bytes:
     config = player.model.config
+    if isinstance(player.model, HiNeRV):
+        return _pack_hinerv_layout(form, player)
     decoder = DECODERS.index("nerv" if config["time_levels"] else "hnerv")
     numbers = [player.num_frames, player.height, player.width, config["embedding_dim"], config["width"]]
     numbers += [*config["expansion"], len(config["widths"])]
@@ -156,8 +181,24 @@ def _pack_layout(form: int, player: Player) -> bytes:
     return data + b"".join(map(_number, config["embedding_size"]))
 
 
-def _read_layout(source: _Bytes) -> tuple[int, dict[str, Any], tuple[int, int, int]]:
-    """Form, arguments of `HNeRV`, and frames, height and width; all within the limits."""
+def _decoder_name(config: Mapping[str, Any]) -> str:
+    """The name of a `HiNeRV` among DECODERS."""
+    if config["form"] == "bilinear":
+        return "hinerv"
+    return "hnerv-latents" if any(config["latent_channels"]) else "hnerv-grids"
+
+
+def _pack_hinerv_layout(form: int, player: Player) -> bytes:
+    config = player.model.config
+    numbers = [player.num_frames, player.height, player.width, config["embedding_dim"], config["width"]]
+    numbers += [config["mlp_ratio"], config["head_stride"], len(config["widths"])]
+    for stage in zip(*(config[name] for name in STAGE_FIELDS), strict=True):
+        numbers += stage
+    return bytes([VERSION, DECODERS.index(_decoder_name(config)), form]) + b"".join(map(_number, numbers))
+
+
+def _read_layout(source: _Bytes) -> tuple[int, bool, dict[str, Any], tuple[int, int, int]]:
+    """Form, whether it is a `HiNeRV`, arguments of it or of `HNeRV`, and the frames' number and size; within limits."""
     version, decoder, form = source.byte(), source.byte(), source.byte()
     if version != VERSION:
         raise CorruptStreamError(f"The segment states version {version}; this release reads version {VERSION}.")
@@ -165,6 +206,18 @@ def _read_layout(source: _Bytes) -> tuple[int, dict[str, Any], tuple[int, int, i
         raise CorruptStreamError(f"The segment names a decoder or form, {decoder} and {form}, that there is not.")
     num_frames = source.number(1, MAX_FRAMES, "number of frames")
     height, width = source.number(1, MAX_SIDE, "height"), source.number(1, MAX_SIDE, "width")
+    if DECODERS[decoder] in OFFICIAL:
+        arguments = _read_hnerv(source, DECODERS[decoder], num_frames)
+        _check_network(arguments, num_frames, height, width, len(source.data))
+    else:
+        arguments = _read_hinerv(source, DECODERS[decoder], num_frames, (height, width))
+        if form != FORM_STEPS:
+            raise CorruptStreamError("The segment's description of its decoder contradicts itself: get the file again.")
+        _check_hinerv(arguments, len(source.data))
+    return form, DECODERS[decoder] not in OFFICIAL, arguments, (num_frames, height, width)
+
+
+def _read_hnerv(source: _Bytes, decoder: str, num_frames: int) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "embedding_dim": source.number(1, MAX_WIDTH, "number of embedding channels"),
         "width": source.number(1, MAX_WIDTH, "first width"),
@@ -183,16 +236,68 @@ def _read_layout(source: _Bytes) -> tuple[int, dict[str, Any], tuple[int, int, i
     output = source.byte()
     arguments["output"] = OUTPUTS[output] if output < len(OUTPUTS) else source.real()
     levels = source.number(0, MAX_TIME_LEVELS, "number of time levels")
-    if bool(levels) != (DECODERS[decoder] == "nerv") or output > len(OUTPUTS):
+    if bool(levels) != (decoder == "nerv") or output > len(OUTPUTS):
         raise CorruptStreamError("The segment's description of its decoder contradicts itself: get the file again.")
     if levels:
         arguments |= {"time_levels": levels, "time_base": source.real()}
     else:
         size = [source.number(1, MAX_SIDE, "embedding size") for _ in range(2)]
         arguments |= {"stored_frames": num_frames, "embedding_size": size}
-    arguments |= {"encoder_strides": [], "encoder_widths": []}
-    _check_network(arguments, num_frames, height, width, len(source.data))
-    return form, arguments, (num_frames, height, width)
+    return arguments | {"encoder_strides": [], "encoder_widths": []}
+
+
+def _read_hinerv(source: _Bytes, decoder: str, num_frames: int, size: tuple[int, int]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "frame_size": list(size),
+        "stored_frames": num_frames,
+        "embedding_dim": source.number(1, MAX_WIDTH, "number of embedding channels"),
+        "width": source.number(1, MAX_WIDTH, "first width"),
+        "form": "bilinear" if decoder == "hinerv" else "pixel_shuffle",
+        "mlp_ratio": source.number(1, MAX_RATIO, "ratio of a feed-forward"),
+        "head_stride": source.number(1, MAX_STRIDE, "stride of the head"),
+    }
+    stages = [
+        (
+            source.number(1, MAX_WIDTH, "width"),
+            source.number(1, MAX_KERNEL, "kernel"),
+            source.number(1, MAX_STRIDE, "stride"),
+            source.number(1, MAX_FRAMES, "number of nodes"),
+            source.number(0, MAX_WIDTH, "number of grid channels"),
+            source.number(0, MAX_WIDTH, "number of latent channels"),
+        )
+        for _ in range(source.number(1, MAX_STAGES, "number of stages"))
+    ]
+    for position, name in enumerate(STAGE_FIELDS):
+        arguments[name] = [stage[position] for stage in stages]
+    if _decoder_name(arguments) != decoder:
+        raise CorruptStreamError("The segment's description of its decoder contradicts itself: get the file again.")
+    return arguments
+
+
+def _check_hinerv(arguments: Mapping[str, Any], length: int) -> None:
+    """As `_check_network`, of a `HiNeRV`."""
+    height, width = arguments["frame_size"]
+    strides, head_stride = arguments["strides"], arguments["head_stride"]
+    (rows, columns), *maps = map_sizes((height, width), strides, head_stride)
+    features = max(arguments["embedding_dim"], arguments["width"]) * rows * columns
+    stages = zip(*(arguments[name] for name in STAGE_FIELDS), maps, strict=True)
+    for channels, _, stride, _, grid, latent, size in stages:
+        # The map before it is cut to the frame, the hidden one of the feed-forward, and grid and latents side by side.
+        enlarged = channels * rows * stride * columns * stride
+        rows, columns = size
+        wide = max(channels * arguments["mlp_ratio"], grid + latent)
+        features = max(features, enlarged, wide * rows * columns)
+    features = max(features, 3 * head_stride**2 * rows * columns)
+    if any(kernel % 2 == 0 for kernel in arguments["kernels"]):
+        raise CorruptStreamError("The segment's decoder does not fit its frames: get the file again.")
+    if height * width > MAX_PIXELS or features > max(FREE_FEATURES, FEATURES_PER_PIXEL * height * width):
+        raise CorruptStreamError("The segment's decoder is larger than its frames can need: get the file again.")
+    _check_values(hinerv_values(Sizes(**_counted(arguments))), length)
+
+
+def _counted(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `Sizes`, of those of `HiNeRV`."""
+    return {"num_frames" if name == "stored_frames" else name: value for name, value in arguments.items()}
 
 
 def _check_network(arguments: Mapping[str, Any], num_frames: int, height: int, width: int, length: int) -> None:
@@ -224,6 +329,10 @@ def _check_network(arguments: Mapping[str, Any], num_frames: int, height: int, w
     )
     if not arguments.get("time_levels"):
         values += num_frames * arguments["embedding_dim"] * math.prod(arguments["embedding_size"])
+    _check_values(values, length)
+
+
+def _check_values(values: int, length: int) -> None:
     if values > min(MAX_VALUES, FREE_SYMBOLS + SYMBOLS_PER_BYTE * length):
         raise CorruptStreamError(f"The segment states {values:,} values, too many for its length: get the file again.")
 
@@ -231,13 +340,18 @@ def _check_network(arguments: Mapping[str, Any], num_frames: int, height: int, w
 # --- tensors ---
 
 
+def is_map(name: str) -> bool:
+    """Whether a tensor of this name is (frames or nodes, channels, rows, columns): embeddings, latents or a grid."""
+    return name.partition(".")[0] in ("embeddings", "latents", "grids")
+
+
 def _streams(codes: Mapping[str, Tensor]) -> list[Tensor]:
-    """The tensors that share one model each: embedding channels as differences, weights, and all biases together."""
+    """The tensors that share one model each: channels of maps as differences, weights, and all biases together."""
     tensors = []
     small = []
     for name, code in codes.items():
-        if name == "embeddings":
-            tensors += list(differences(code).transpose(0, 1))  # E of (N, h, w)
+        if is_map(name):
+            tensors += list(differences(code).transpose(0, 1))  # C of (N, h, w)
         elif code.ndim > 1:
             tensors.append(code)
         else:
@@ -250,7 +364,7 @@ def _decode_streams(data: bytes, shapes: Mapping[str, Sequence[int]]) -> dict[st
     groups: list[Sequence[int]] = []
     small = 0
     for name, shape in shapes.items():
-        if name == "embeddings":
+        if is_map(name):
             groups += [[shape[0], *shape[2:]]] * shape[1]
         elif len(shape) > 1:
             groups.append(shape)
@@ -259,7 +373,7 @@ def _decode_streams(data: bytes, shapes: Mapping[str, Sequence[int]]) -> dict[st
     streams = iter(decode_tensors(data, [*groups, [small]]))
     codes: dict[str, Tensor] = {}
     for name, shape in shapes.items():
-        if name == "embeddings":
+        if is_map(name):
             changes = torch.stack([next(streams) for _ in range(shape[1])], 1)
             codes[name] = changes.cumsum(0).to(torch.int32)
         elif len(shape) > 1:
@@ -312,9 +426,10 @@ def unpack(payload: bytes) -> Player:
         CorruptStreamError: the payload is damaged, or states sizes that do not fit each other or its length.
     """
     source = _Bytes(payload)
-    form, arguments, (num_frames, height, width) = _read_layout(source)
+    form, is_hinerv, arguments, (num_frames, height, width) = _read_layout(source)
+    network = HiNeRV if is_hinerv else HNeRV
     with torch.device("meta"):
-        shapes = {n: tuple(v.shape) for n, v in Player(HNeRV(**arguments), 1, 1, 1).stored_tensors().items()}
+        shapes = {n: tuple(v.shape) for n, v in Player(network(**arguments), 1, 1, 1).stored_tensors().items()}
     values: dict[str, Tensor] = {}
     if form == FORM_STEPS:
         steps = {name: step_size(source.byte() - 128) for name in shapes}
@@ -329,7 +444,7 @@ def unpack(payload: bytes) -> Player:
             values[name] = QuantizedTensor(codes[name], minimum, scale).dequantize()
     if not all(bool(value.isfinite().all()) for value in values.values()):
         raise CorruptStreamError("The segment's weights are not finite: get the file again.")
-    model = HNeRV(**arguments)
+    model = network(**arguments)
     model.load_state_dict(values)
     return Player(model, num_frames, height, width)
 

@@ -71,6 +71,18 @@ def test_there_and_back(genres, tmp_path):
     assert [p.data for p in after] == [p.data for p in before]
 
 
+def test_a_decoder_is_chosen_by_name(genres, tmp_path):
+    from genres.compression.codec import DECODERS
+    from pipelines.hnv import open_hnv
+
+    save_clips(tmp_path / "in", 1, frames=2)
+    for decoder in DECODERS:
+        options = [*QUICK, "--decoder", decoder]
+        assert genres("video", "encode", tmp_path / "in", "-o", tmp_path / decoder, *options).code == 0
+        with open_hnv(tmp_path / decoder / "clip0.hnv") as file:
+            assert DECODERS[file.payload(0)[1]] == decoder  # the second byte names it
+
+
 def test_a_bad_file_does_not_stop_the_others(genres, tmp_path):
     save_clips(tmp_path / "in", 1)
     (tmp_path / "in" / "empty.mp4").write_bytes(b"")
@@ -357,6 +369,8 @@ def test_an_official_quantised_video(genres, tmp_path):
         ["--jobs", "0"],
         ["--epochs", "0"],
         ["--gpus", "1"],
+        ["--decoder", "mlp"],
+        ["--recipe", "paper", "--size", "1M", "--decoder", "hinerv"],
     ],
     ids=" ".join,
 )

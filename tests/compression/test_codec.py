@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import math
 import random
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from genres.compression import payload as layout
 from genres.compression.codec import (
+    DECODERS,
     CodecSettings,
     CorruptStreamError,
     SegmentDecoder,
@@ -32,6 +34,7 @@ from genres.compression.rate import (
 from tests.parity.cases import FOLDER
 from weights import load_official
 
+VARIANTS = ("hinerv", "hnerv-grids", "hnerv-latents")
 QUANTISED_VIDEO = FOLDER / "hnerv" / "quant_vid.pth"
 
 
@@ -121,6 +124,7 @@ def test_settings_are_json():
         ({"values": 10, "rate_weight": -1.0}, "0 or more"),
         ({"values": 10, "strides": (0, 2)}, "Strides"),
         ({"recipe": "paper", "bits_per_pixel": 0.1}, "no control of rate"),
+        ({"recipe": "paper", "values": 10_000, "decoder": "hinerv"}, "no 'hinerv': choose hnerv or nerv"),
     ],
 )
 def test_settings_that_make_no_sense_are_explained(settings, message):
@@ -131,7 +135,7 @@ def test_settings_that_make_no_sense_are_explained(settings, message):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (180, 320), (144, 176), (360, 640), (1080, 1920), (720, 90)])
-@pytest.mark.parametrize("decoder", ["hnerv", "nerv"])
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_networks_keep_within_their_budget(size, decoder):
     settings = CodecSettings(values=1, decoder=decoder)
     least = least_values(settings, 24, *size)
@@ -167,6 +171,10 @@ def test_frames_of_another_form_are_refused(frames):
         (clip(3, 1, 1), {"values": 2_000}),
         (clip(3), {"values": 4_000, "batch_size": 2}),
         (clip(), {"values": 12_000, "decoder": "nerv", "lower_width": 3}),
+        (clip(), {"values": 5_000, "decoder": "hinerv"}),
+        (clip(1, 1, 1), {"values": 4_000, "decoder": "hinerv"}),
+        (clip(), {"values": 6_000, "decoder": "hnerv-grids"}),
+        (clip(1, 9, 7), {"values": 3_000, "decoder": "hnerv-latents"}),
         (clip(), {"values": 9_000, "recipe": "paper", "lower_width": 4}),
         (clip(), {"values": 20_000, "recipe": "paper", "decoder": "nerv", "lower_width": 3}),
     ],
@@ -196,15 +204,69 @@ def test_a_clip_is_learned():
     assert reported == pytest.approx(len(encoder.finish()), rel=1e-6)  # the last epoch counts truly
 
 
-def test_rounding_is_what_training_saw():
+@pytest.mark.parametrize("decoder", VARIANTS)
+def test_variants_learn(decoder):
+    frames = clip(6)
+    encoder = SegmentEncoder(frames, CodecSettings("fast", values=8_000, epochs=24, decoder=decoder))
+    first = encoder.step_epoch().psnr
+    while not encoder.done:
+        encoder.step_epoch()
+    payload = encoder.finish()
+    decoder = SegmentDecoder(payload)
+    assert mean_psnr(decoder, frames) > first + 3
+    assert encoder.run.estimate_bits() / 8 == pytest.approx(len(payload), rel=1e-6)
+    assert decoder.model.stored_values == encoder.run.stored_values <= 8_000
+
+
+@pytest.mark.parametrize("decoder", VARIANTS)
+def test_variants_come_back_to_the_bit(decoder):
+    """Every tensor of a payload is the rounded one of the run, and packing what was unpacked gives the same bytes."""
+    encoder = trained(clip(), values=6_000, epochs=5, decoder=decoder)
+    payload = encoder.finish()
+    stored = layout.unpack(payload).stored_tensors()
+    exponents = {n: step_exponent(math.exp(float(s.detach()))) for n, s in encoder.run.log_steps.items()}
+    assert list(stored) == list(exponents)
+    codes = {}
+    for name, value in stored.items():
+        step = step_size(exponents[name])
+        codes[name] = (value.detach() / step).round().int()
+        assert torch.equal(codes[name], (encoder.run.tensors[name].detach() / step).round().int())
+        assert torch.equal(codes[name].float() * step, value)
+    assert layout.pack_steps(layout.unpack(payload), codes, exponents) == payload
+
+
+@pytest.mark.parametrize("decoder", VARIANTS)
+def test_variants_take_a_batch_and_a_mask(decoder):
+    mask = torch.ones(1, 18, 26, dtype=torch.bool)
+    mask[:, :5] = False
+    payload = encode(clip(), mask, values=6_000, epochs=3, decoder=decoder, batch_size=2)
+    assert SegmentDecoder(payload).decode().shape == clip().shape
+
+
+def test_latents_wait_for_the_price_of_a_bit():
+    settings = CodecSettings("fast", values=6_000, epochs=10, decoder="hnerv-latents")
+    encoder = SegmentEncoder(clip(), settings)
+    run = encoder.run
+    assert isinstance(run, RateRun)
+    latents = [value for name, value in run.tensors.items() if name.startswith("latents.")]
+    assert len(latents) == 2 and run.priced_values == run.stored_values - sum(value.numel() for value in latents)
+    for _ in range(4):
+        encoder.step_epoch()
+    assert not any(value.any() for value in latents)
+    encoder.step_epoch()
+    assert run.quantising and all(value.any() for value in latents)
+
+
+@pytest.mark.parametrize("decoder", ["hnerv", "hnerv-grids"])
+def test_rounding_is_what_training_saw(decoder):
     """At the end of a run the decoder's frames are those of the last steps, rounded weights and all."""
     frames = clip()
-    encoder = trained(frames, values=4_000, epochs=24)
+    encoder = trained(frames, values=6_000, epochs=24, decoder=decoder)
     run = encoder.run
     assert isinstance(run, RateRun)
     numbers = torch.arange(4)
-    values, embeddings, _ = run.quantise(numbers, rounding=True)
-    output = torch.func.functional_call(run.player, values, (numbers, embeddings))
+    values, features, _ = run.quantise(numbers, rounding=True)
+    output = torch.func.functional_call(run.player, values, (numbers, features))
     seen = (output.detach().clamp(0, 1) * 255).round().permute(0, 2, 3, 1)
     assert (SegmentDecoder(encoder.finish()).decode().float() - seen).abs().max() <= 1
 
@@ -239,6 +301,8 @@ def test_a_quality_is_searched_for():
         {"values": 3_500, "epochs": 9},
         {"bits_per_pixel": 8.0, "epochs": 9},
         {"values": 9_000, "recipe": "paper", "lower_width": 4, "epochs": 9},
+        {"values": 6_000, "decoder": "hinerv", "epochs": 9},
+        {"values": 6_000, "decoder": "hnerv-latents", "epochs": 9},
     ],
 )
 def test_interrupted_runs_give_the_same_bytes(after, settings):
@@ -314,7 +378,14 @@ def test_frames_are_the_same_in_any_order(stream):
         decoder.decode(3, 2)
 
 
-@pytest.mark.parametrize("settings", [{"values": 4_000}, {"values": 12_000, "decoder": "nerv", "lower_width": 3}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"values": 4_000},
+        {"values": 12_000, "decoder": "nerv", "lower_width": 3},
+        *({"values": 6_000, "decoder": decoder} for decoder in VARIANTS),
+    ],
+)
 def test_frames_in_between(settings):
     decoder = SegmentDecoder(encode(clip(), epochs=3, **settings))
     assert torch.equal(decoder.interpolate([0.0, 2.0, 3.0]), decoder.decode()[[0, 2, 3]])
@@ -339,10 +410,11 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 def test_damaged_payloads_are_refused_or_decode(stream):
     ranges = encode(clip(), values=9_000, recipe="paper", lower_width=4, epochs=1)
+    latents = encode(clip(), values=6_000, decoder="hnerv-latents", epochs=1)
     chance = random.Random(0)
     refused = 0
     for index in range(150):
-        data = damaged((stream, ranges)[index % 2], chance)
+        data = damaged((stream, ranges, latents)[index % 3], chance)
         try:
             decoder = SegmentDecoder(data)
         except CorruptStreamError as error:
@@ -393,6 +465,89 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated(changes, message)
     payload = layout._pack_layout(layout.FORM_STEPS, player) + bytes(40)
     with pytest.raises(CorruptStreamError, match=message):
         SegmentDecoder(payload)
+
+
+VARIANT = {
+    "frame_size": [18, 26],
+    "stored_frames": 4,
+    "embedding_dim": 16,
+    "width": 6,
+    "mlp_ratio": 1,
+    "head_stride": 1,
+    "form": "pixel_shuffle",
+    "widths": [6, 6],
+    "kernels": [1, 3],
+    "strides": [4, 2],
+    "grid_nodes": [2, 1],
+    "grid_channels": [2, 4],
+    "latent_channels": [0, 0],
+}
+
+
+def variant_layout(changes: dict) -> bytearray:
+    """The head of a payload of the decoders with maps, whatever it states."""
+    config = VARIANT | {name: value for name, value in changes.items() if name not in ("num_frames", "size")}
+    player = type("Any", (), {})()
+    player.model = type("Any", (), {"config": config})()
+    player.num_frames = changes.get("num_frames", 4)
+    player.height, player.width = changes.get("size", (18, 26))
+    return bytearray(layout._pack_hinerv_layout(layout.FORM_STEPS, player))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_frames": 2**16}, "too many for its length"),
+        ({"size": (2**14, 2**14)}, "larger than its frames|too many for its length"),
+        ({"widths": [4000, 4000]}, "too many for its length|larger than its frames"),
+        ({"width": 2**12 + 1}, "impossible first width"),
+        ({"kernels": [2, 3]}, "does not fit its frames"),
+        ({"kernels": [17, 3]}, "impossible kernel"),
+        ({"strides": [0, 2]}, "impossible stride"),
+        ({"strides": [32, 32], "widths": [4000, 4000]}, "larger than its frames|too many for its length"),
+        ({"widths": [0, 4]}, "impossible width"),
+        ({"head_stride": 33}, "impossible stride of the head"),
+        ({"mlp_ratio": 0}, "impossible ratio"),
+        ({"mlp_ratio": 17}, "impossible ratio"),
+        ({"grid_nodes": [0, 1]}, "impossible number of nodes"),
+        ({"grid_nodes": [2**16, 2**16]}, "too many for its length"),
+        ({"grid_channels": [4096, 4096]}, "too many for its length|larger than its frames"),
+        ({"latent_channels": [2**12 + 1, 0]}, "impossible number of latent channels"),
+        ({"latent_channels": [0, 4096]}, "too many for its length|larger than its frames"),
+        # More channels than a stream has tensors, though not many values: the stream itself is refused.
+        ({"size": (1, 1), "grid_channels": [300, 0]}, "sizes that no stream holds"),
+    ],
+)
+def test_absurd_maps_are_refused_before_anything_is_allocated(changes, message):
+    with pytest.raises(CorruptStreamError, match=message):
+        SegmentDecoder(bytes(variant_layout(changes)) + bytes(40))
+
+
+def test_descriptions_that_contradict_themselves_are_refused():
+    def refused(data: bytearray, message: str) -> None:
+        with pytest.raises(CorruptStreamError, match=message):
+            SegmentDecoder(bytes(data) + bytes(40))
+
+    for name, other in (("hnerv-grids", "hnerv-latents"), ("hnerv-latents", "hnerv-grids")):
+        data = variant_layout({"latent_channels": [0, int(name == "hnerv-latents")]})
+        assert data[1] == DECODERS.index(name)
+        data[1] = DECODERS.index(other)
+        refused(data, "contradicts itself")
+    data = variant_layout({})
+    data[2] = layout.FORM_RANGES  # the paper's quantiser is not for these
+    refused(data, "contradicts itself")
+    data = variant_layout({})
+    data[1] = len(DECODERS)
+    refused(data, "names a decoder or form, 5 and 0, that there is not")
+
+
+def test_layouts_are_read_as_they_were_written():
+    for form, latents in (("bilinear", [1, 0]), ("pixel_shuffle", [0, 0]), ("pixel_shuffle", [0, 2])):
+        changes = {"form": form, "latent_channels": latents, "mlp_ratio": 2 if form == "bilinear" else 1}
+        source = layout._Bytes(bytes(variant_layout(changes)) + bytes(9))
+        read_form, is_hinerv, arguments, size = layout._read_layout(source)
+        assert (read_form, is_hinerv, size) == (layout.FORM_STEPS, True, (4, 18, 26))
+        assert arguments == VARIANT | changes and len(source.rest()) == 9
 
 
 # --- the authors' file ---

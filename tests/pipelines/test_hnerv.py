@@ -159,6 +159,21 @@ def test_the_paper_with_pruning(tmp_path):
     assert pruned.num_bytes < 0.7 * whole.num_bytes
 
 
+@pytest.mark.parametrize("decoder", ["hinerv", "hnerv-grids", "hnerv-latents"])
+def test_variants_of_the_decoder(tmp_path, decoder):
+    frames = moving_frames(4, 30, 40)
+    encode_here(frames, tmp_path / "a.hnv", decoder=decoder, epochs=2)
+    whole = HNeRVPipeline()(tmp_path / "a.hnv").frames
+    assert whole.shape == frames.shape
+    assert np.array_equal(HNeRVPipeline()(tmp_path / "a.hnv", start=2, count=1).frames, whole[2:3])
+
+
+def test_a_decoder_that_there_is_not(tmp_path):
+    with pytest.raises(ValueError, match="no decoder 'mlp'; choose one of hnerv, nerv, hinerv"):
+        encode_here(moving_frames(2, 16, 16), tmp_path / "a.hnv", decoder="mlp")
+    assert not (tmp_path / "a.hnv").exists()
+
+
 # --- interruption ---
 
 
