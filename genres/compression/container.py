@@ -2,7 +2,7 @@
 
     file     = prelude, header, CRC-32, section 0, section 1, ..., end
     prelude  = kind (4 bytes, such as HNV1), version, flags, stored length of the header
-    header   = one JSON object in UTF-8, deflated where that is shorter
+    header   = one JSON object in UTF-8, deflated where that is shorter, with a preset dictionary where that is
     section  = kind (4 letters), length, CRC-32 of these two, payload, CRC-32 of the payload
     end      = "END ", length of the digest, CRC-32 of these two and the digest, digest of every byte before the end
 
@@ -34,7 +34,13 @@ PRELUDE = struct.Struct("<4sBBI")  # kind, version, flags, stored length of the 
 SECTION_HEAD = struct.Struct("<4sII")  # kind, length of the payload, CRC-32 of the 8 bytes before
 CHECKSUM = struct.Struct("<I")
 SEED = struct.Struct("<II")  # CRC-32 of prelude and header, number of the section
-DEFLATED = 1  # the only flag
+DEFLATED, PRIMED = 1, 2  # flags: how the header is packed
+# What headers have in common, to which a primed one refers. Part of the format: it cannot change within a version.
+DICTIONARY = (
+    b'{"codec":"recombiner","aspect":[1,1],"colour":[1,1,1,1],{"codec":"hnerv","width":1920,"height":1080,"frames":'
+    b'300,"segments":[300],"time_base":[1,25],"first":0,"step":1}{"codec":"hnerv","width":640,"height":360,"frames":'
+    b'132,"segments":[132],"time_base":[1,12800],"first":0,"step":512,"colour":[2,2,2,1]}'
+)
 
 FILE_KIND = re.compile(rb"[A-Z]{3}[0-9]")
 SECTION_KIND = re.compile(r"[A-Za-z]{4}")
@@ -95,8 +101,8 @@ class StreamWriter:
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
         if len(text) > MAX_HEADER_BYTES:
             raise ValueError(f"The header takes {len(text)} bytes; at most {MAX_HEADER_BYTES} are allowed.")
-        packed = _deflate(text)
-        stored, flags = (packed, DEFLATED) if len(packed) < len(text) else (text, 0)
+        forms = [(text, 0), (_deflate(text), DEFLATED), (_deflate(text, DICTIONARY), PRIMED)]
+        stored, flags = min(forms, key=lambda form: len(form[0]))
         self._file = file
         self._digest = hashlib.sha256()
         self._number = 0
@@ -377,11 +383,12 @@ def _read_header(cursor: _Cursor, expected: bytes | None) -> tuple[bytes, dict[s
     checksum = zlib.crc32(prelude + stored)
     if cursor.take(CHECKSUM.size, "The header", AGAIN) != CHECKSUM.pack(checksum):
         raise CorruptStreamError(f"The header is damaged: {AGAIN}.")
-    if version != VERSION or flags & ~DEFLATED:
+    if version != VERSION or flags not in (0, DEFLATED, PRIMED):
         raise CorruptStreamError(
             f"The header states version {version} with flags {flags}; this release reads version {VERSION}: update it."
         )
-    return kind, _parse_header(_inflate(stored) if flags & DEFLATED else stored), checksum
+    text = _inflate(stored, DICTIONARY if flags == PRIMED else b"") if flags else stored
+    return kind, _parse_header(text), checksum
 
 
 def _parse_header(text: bytes) -> dict[str, Any]:
@@ -406,14 +413,14 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _deflate(text: bytes) -> bytes:
+def _deflate(text: bytes, dictionary: bytes = b"") -> bytes:
     """Raw deflate: the checksum of a zlib wrapper would be a second one."""
-    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=dictionary)
     return compressor.compress(text) + compressor.flush()
 
 
-def _inflate(packed: bytes) -> bytes:
-    decompressor = zlib.decompressobj(-15)
+def _inflate(packed: bytes, dictionary: bytes = b"") -> bytes:
+    decompressor = zlib.decompressobj(-15, zdict=dictionary)
     try:
         text = decompressor.decompress(packed, MAX_HEADER_BYTES + 1)
     except zlib.error:

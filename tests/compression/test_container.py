@@ -340,6 +340,19 @@ def test_header_bomb() -> None:
         read(with_header(bomb, flags=1))
 
 
+def test_a_usual_header_takes_few_bytes_and_all_forms_are_read() -> None:
+    header = {"codec": "hnerv", "width": 320, "height": 180, "frames": 24, "segments": [24], "time_base": [1, 25]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    file = io.BytesIO()
+    with StreamWriter(file, b"HNV1", header):
+        pass
+    length = container.PRELUDE.unpack(file.getvalue()[: container.PRELUDE.size])[3]
+    assert length < len(text) / 2
+    forms = [text, deflated(text), file.getvalue()[container.PRELUDE.size :][:length]]
+    for flags, stored in enumerate(forms):
+        assert StreamReader(io.BytesIO(with_header(stored, flags=flags)), b"HNV1").header == header
+
+
 def deflated(text: bytes) -> bytes:
     compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
     return compressor.compress(text) + compressor.flush()
@@ -356,9 +369,11 @@ def deflated(text: bytes) -> bytes:
         (b'{"a":' + b"9" * 5000 + b"}", {}, "not JSON"),
         (b'{"a":' * 100_000, {}, "not JSON"),
         (b"{}", {"version": 2}, "version 2 with flags 0; this release reads version 1"),
-        (b"{}", {"flags": 2}, "flags 2"),
+        (b"{}", {"flags": 4}, "flags 4"),
         (b"{}", {"kind": b"PK\3\4"}, "not a compressed file of this project"),
         (b"{}", {"flags": 1}, "does not inflate"),
+        (b"{}", {"flags": 2}, "does not inflate"),
+        (b"{}", {"flags": 3}, "flags 3"),
         (deflated(b"{}")[:-1], {"flags": 1}, "does not inflate"),
         (deflated(b"{}") + b"\0", {"flags": 1}, "does not inflate"),
     ],
