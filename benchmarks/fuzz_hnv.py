@@ -2,7 +2,7 @@
 
     python -m benchmarks.fuzz_hnv [FILES OR FOLDERS] [--runs 2000] [--seed 0] [--flips 40000] [--keep FOLDER]
 
-Without files it encodes two small ones first. Three things are tried:
+Without files it encodes three small ones first. Three things are tried:
 
 * bit flips: single bits, every one of a small file and evenly spread ones of others, against all checksums;
 * damage: flipped bits, overwritten runs, cuts, removed and repeated spans, pieces of other files, absurd lengths;
@@ -344,7 +344,7 @@ def run(
 
 
 def build_examples(folder: Path) -> list[Path]:
-    """Two small files: a still video without sound, and two segments with sound and uneven frame times."""
+    """Small files: without sound; two segments with sound and uneven frame times; two variants of the decoder."""
     import torch
 
     from genres.compression.codec import CodecSettings, SegmentEncoder
@@ -368,11 +368,15 @@ def build_examples(folder: Path) -> list[Path]:
     track = AudioTrack(*layout, VideoInfo.of_frames(1, 1, 1, 1000).time_base, 1, {"language": "eng"}, b"Opus", packets)
     even = VideoInfo.of_frames(40, 24, 5)
     uneven = VideoInfo(41, 23, even.time_base, 7, (0, 1, 3, 4, 9, 10, 12))
-    paths = [folder / "even.hnv", folder / "uneven.hnv"]
+    paths = [folder / f"{name}.hnv" for name in ("even", "uneven", "variants")]
+    variants = [CodecSettings(recipe="fast", values=5000, epochs=1, decoder=n) for n in ("hinerv", "hnerv-latents")]
     with open(paths[0], "wb") as file:
         write_hnv(file, even, [5], AudioTracks(), [payload(5, 24, 40, paper)])
     with open(paths[1], "wb") as file:
         write_hnv(file, uneven, [4, 3], AudioTracks((track,)), [payload(n, 23, 41, quick) for n in (4, 3)])
+    with open(paths[2], "wb") as file:
+        payloads = [payload(4, 24, 40, settings) for settings in variants]
+        write_hnv(file, VideoInfo.of_frames(40, 24, 8), [4, 4], AudioTracks(), payloads)
     return paths
 
 
