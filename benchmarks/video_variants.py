@@ -3,7 +3,7 @@
     python -m benchmarks.video_variants [--epochs 60]
 
 The first 24 frames of Big Buck Bunny, 320x160, our training, one seed, one thread. Bytes are those of the payload, PSNR
-that of decoded 8-bit RGB frames. Two starts of one network differ by 0.1 to 0.2 dB. Prints a table and writes
+that of decoded 8-bit RGB frames. Two starts of one network differ by up to 0.3 dB. Prints a table and writes
 benchmarks/results/video_variants.json.
 """
 

@@ -104,7 +104,7 @@ VARIANTS = """
 
 `python -m benchmarks.video_variants`: the same clip, our training, {epochs} passes, one seed. The last column is PSNR
 less what `hnerv` reaches at the same bytes, on the line through its two networks; two starts of one network differ
-by 0.1 to 0.2 dB.
+by up to 0.3 dB.
 
 | decoder | values | bytes | PSNR | seconds | against `hnerv` |
 |---|---|---|---|---|---|
