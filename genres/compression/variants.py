@@ -7,8 +7,8 @@ The coarsest map gets a grid with nodes in time, which says what moves; finer ma
 hold the picture that frames share. Grids have at most their share of the values; the first width is solved for the rest
 from the true number of values.
 
-On the clip of `benchmarks/video_variants.py` none of them clearly beats "hnerv" (docs/results.md): grids are level with it
-or a little ahead, latents add nothing to them, HiNeRV's stages make the smallest files but lose elsewhere.
+On the clip of `benchmarks/video_variants.py` none of them clearly beats "hnerv" (docs/results.md): grids are level with
+it or a little ahead, latents add nothing to them, HiNeRV's stages make the smallest files but lose elsewhere.
 """
 
 from __future__ import annotations
