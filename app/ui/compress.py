@@ -389,6 +389,9 @@ class CompressTab(JobTab):
         """Encodes and decodes, and shows how it goes."""
         if job is not None and job.refused:
             return
+        if job is not None and not job.claim():
+            yield {self.status: gr.skip()}
+            return
         chosen = (bits_per_pixel, preset, kilobytes, target_psnr, epochs, sound, segment_frames, network, seed)
         settings = self._settings(file, *chosen)
         job = job or Job()

@@ -18,6 +18,11 @@ class Job:
     def __init__(self, refused: bool = False) -> None:
         self.refused = refused
         self._stop = threading.Event()
+        self._claim = threading.Lock()
+
+    def claim(self) -> bool:
+        """Whether this is the first run that wants the job: a double click may start two."""
+        return self._claim.acquire(blocking=False)
 
     def stop(self) -> None:
         """Ask the run to end; it does so at the next tile."""

@@ -397,3 +397,9 @@ def test_jobs_wait_for_each_other_and_keep_their_results(site, tmp_path):
     for number, photo in enumerate(photos):
         expected = site.tiny(read_image(photo), tile=64, overlap=16).images[0]
         np.testing.assert_array_equal(read_image(results[number]).pixels, expected.pixels)
+
+
+def test_a_job_is_run_once():
+    """Both presses of a double click can come through before the button is switched off."""
+    job = Job()
+    assert [job.claim(), job.claim()] == [True, False]
