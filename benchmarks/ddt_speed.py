@@ -11,20 +11,17 @@ benchmarks/results/ddt_speed.json.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.official_ddt import OfficialDDT
-from benchmarks.restoration_speed import _processor
+from benchmarks.report import processor, write_result
 from genres.generation.ddt import DDTTransformer
 from genres.runtime import fast_inference
 
-RESULTS = Path(__file__).parent / "results"
 CONFIG = {"hidden_size": 384, "num_heads": 6, "num_encoder_blocks": 8, "num_decoder_blocks": 4}
 
 
@@ -89,10 +86,9 @@ def main() -> None:
             f"{row['share']:.2f} of the whole; relative difference {row['relative difference']:.0e}",
             flush=True,
         )
-    RESULTS.mkdir(exist_ok=True)
-    machine = {"processor": _processor(), "threads": options.threads}
+    machine = {"processor": processor(), "threads": options.threads}
     content = {"machine": machine, "torch": torch.__version__, "config": CONFIG, "rows": rows}
-    (RESULTS / "ddt_speed.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_result("ddt_speed", content)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ stands below every sample.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks import picture_classifier
+from benchmarks.report import write_result
 from genres.training.pictures import Pictures, load_pictures
 from pipelines import DDTPipeline
 
-RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs/images"
 BATCH = 50
 SHOWN = 20
@@ -122,8 +121,7 @@ def main() -> None:
     }
     for name, value in result.items():
         print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"generation_quality_{result['model']}.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_result(f"generation_quality_{result['model']}", result)
     step = max(1, len(pictures.names) // SHOWN)
     shown = torch.arange(0, min(SHOWN * step, options.samples), step)
     sheet(samples[shown], neighbours[shown]).save(IMAGES / f"{result['model']}-samples.png", optimize=True)

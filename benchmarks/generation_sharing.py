@@ -13,7 +13,6 @@ pixels in [0, 1]; that to the data is the Frechet distance to the held-out pictu
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,10 @@ from diffusers import FirstBlockCacheConfig, TaylorSeerCacheConfig
 
 from benchmarks import picture_classifier
 from benchmarks.generation_quality import generate
-from benchmarks.restoration_speed import _processor
+from benchmarks.report import processor, write_result
 from genres.training.pictures import load_pictures
 from pipelines import DDTPipeline
 
-RESULTS = Path(__file__).parent / "results"
 STEPS = {50: 17, 20: 7}  # and at how many of them the encoder runs
 
 
@@ -97,8 +95,7 @@ def main() -> None:
                 f"difference {difference:.4f}   Frechet {rows[-1]['frechet']:.3f}",
                 flush=True,
             )
-    RESULTS.mkdir(exist_ok=True)
-    machine = {"processor": _processor(), "threads": torch.get_num_threads()}
+    machine = {"processor": processor(), "threads": torch.get_num_threads()}
     content = {
         "model": Path(options.model).name,
         "samples": options.samples,
@@ -107,7 +104,7 @@ def main() -> None:
         "torch": torch.__version__,
         "rows": rows,
     }
-    (RESULTS / f"generation_sharing_{content['model']}.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_result(f"generation_sharing_{content['model']}", content)
 
 
 if __name__ == "__main__":

@@ -18,18 +18,16 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.restoration_speed import _processor
+from benchmarks.report import processor, write_result
 from genres.compression.hnerv import Encoder, EncoderStage, HNeRV
 from genres.runtime import fast_inference
 from genres.training.optimizers import warmup_cosine
 
-RESULTS = Path(__file__).parent / "results"
 FRAMES = 132
 RATE = 1e-3
 
@@ -167,10 +165,9 @@ def main() -> None:
         for kind in ("seconds", "processor seconds"):
             row[f"ratio of {kind}"] = row["official"][kind] / row["ours"][kind]
         print(name, json.dumps(row), flush=True)
-    machine = {"processor": _processor(), "threads": options.threads, "device": "cpu"}
-    RESULTS.mkdir(exist_ok=True)
+    machine = {"processor": processor(), "threads": options.threads, "device": "cpu"}
     content = {"machine": machine, "torch": torch.__version__, "rows": rows}
-    (RESULTS / "hnerv_speed.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_result("hnerv_speed", content)
 
 
 if __name__ == "__main__":

@@ -15,28 +15,16 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.restoration_speed import _processor
-from benchmarks.video_rate_distortion import fetch_bunny
+from benchmarks.report import processor, write_result
+from benchmarks.video_rate_distortion import read_bunny
 from genres.compression import payload
 from genres.compression.entropy import empirical_entropy_bits
-from genres.media.video import read_frames
 from pipelines import HNeRVPipeline
 
-RESULTS = Path(__file__).parent / "results"
 FRAMES, HEIGHT, WIDTH = 24, 180, 320
-
-
-def read_clip() -> np.ndarray:
-    """(24, 180, 320, 3) uint8."""
-    from PIL import Image
-
-    frames = (frame for frame, _ in read_frames(fetch_bunny(), 0, FRAMES))
-    resized = [Image.fromarray(frame).resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS) for frame in frames]
-    return np.stack([np.asarray(image) for image in resized])
 
 
 def main() -> None:
@@ -52,7 +40,7 @@ def main() -> None:
         return encode_tensors(tensors)
 
     payload.encode_tensors = recording  # type: ignore[assignment]
-    frames = read_clip()
+    frames = read_bunny(FRAMES, HEIGHT, WIDTH)
     with tempfile.TemporaryDirectory() as folder:
         since = time.perf_counter()
         encoded = HNeRVPipeline().encode(
@@ -61,7 +49,7 @@ def main() -> None:
         seconds = time.perf_counter() - since
     entropy = sum(empirical_entropy_bits(stream) for stream in coded[-1]) / 8  # the last count is that of the file
     result = {
-        "machine": {"processor": _processor(), "threads": torch.get_num_threads()},
+        "machine": {"processor": processor(), "threads": torch.get_num_threads()},
         "preset": options.preset,
         "frames": list(frames.shape[:3]),
         "bytes": encoded.num_bytes,
@@ -71,8 +59,7 @@ def main() -> None:
         "seconds": seconds,
     }
     print(json.dumps(result))
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "hnv_size.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_result("hnv_size", result)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmarks.restoration_speed import _processor
+from benchmarks.report import processor, write_result
 from genres.generation.ddt import DDTOutput, DDTTransformer
 from genres.training.generation import FlowItems, FlowMatching
 from genres.training.pictures import Pictures, load_pictures
-from genres.training.trainer import MovingAverage, _optimizer, learning_rate_factor, read_recipe
+from genres.training.trainer import MovingAverage, build_optimizer, learning_rate_factor, read_recipe
 
-RESULTS = Path(__file__).parent / "results"
 RECIPES = Path(__file__).parents[1] / "genres/training/recipes"
 BATCH = 128
 
@@ -71,7 +69,7 @@ def held_out_loss(model: FlowMatching, average: MovingAverage, pictures: Picture
 def run(recipe: Any, pictures: Pictures, plain: bool, every: int) -> dict[str, Any]:
     model = build(recipe, pictures, plain)
     average = MovingAverage(model, recipe.ema)
-    optimizer = _optimizer(model, recipe)
+    optimizer = build_optimizer(model, recipe)
     held_out = pictures.part(pictures.held_out)
     items = FlowItems(pictures.training, recipe.label_dropout, recipe.seed, 0, recipe.steps * recipe.batch)
     curve, spent = [], 0.0
@@ -107,13 +105,12 @@ def main() -> None:
     pictures = load_pictures(**recipe.pictures)
     result: dict[str, Any] = {
         "recipe": recipe.name,
-        "machine": {"processor": _processor(), "threads": torch.get_num_threads()},
+        "machine": {"processor": processor(), "threads": torch.get_num_threads()},
         "torch": torch.__version__,
     }
     for name, plain in (("DDT", False), ("plain transformer", True)):
         result[name] = run(recipe, pictures, plain, options.every)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "plain_transformer.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_result("plain_transformer", result)
 
 
 if __name__ == "__main__":

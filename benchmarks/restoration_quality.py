@@ -11,7 +11,6 @@ benchmarks/results/restoration_quality_NAME.json.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +20,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from benchmarks.report import write_result
 from genres.metrics import psnr
 from genres.restoration import degradations
 from genres.training.photos import fetch_photos
 from pipelines import RestorationPipeline
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def dense_haze(image: Tensor, generator: Generator) -> Tensor:
@@ -119,9 +117,8 @@ def main() -> None:
         paths = sorted(photo.path for photo in fetch_photos() if photo.split == "validation")
     paths = paths[:: options.every]
     table = measure(paths, options.models)
-    RESULTS.mkdir(exist_ok=True)
     content = {"images": len(paths), "psnr": {k: {n: round(v, 3) for n, v in row.items()} for k, row in table.items()}}
-    (RESULTS / f"restoration_quality_{options.name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_result(f"restoration_quality_{options.name}", content)
     assert all(math.isfinite(v) for row in table.values() for v in row.values())
 
 

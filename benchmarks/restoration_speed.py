@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
 import time
 from contextlib import nullcontext
-from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.report import processor, write_result
+
 MODELS = ("AdaIR", "DEANet")
 
 
@@ -107,20 +105,11 @@ def main() -> None:
             )
     import torch
 
-    machine = {"processor": _processor(), "threads": options.threads, "device": options.device}
+    machine = {"processor": processor(), "threads": options.threads, "device": options.device}
     if options.device == "cuda":
         machine["gpu"] = torch.cuda.get_device_name()
-    RESULTS.mkdir(exist_ok=True)
     content = {"machine": machine, "torch": torch.__version__, "rows": rows}
-    (RESULTS / "restoration_speed.json").write_text(json.dumps(content, indent=1) + "\n")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or os.uname().machine
+    write_result("restoration_speed", content)
 
 
 if __name__ == "__main__":

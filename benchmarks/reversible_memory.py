@@ -16,9 +16,8 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.report import write_result
 
 
 class SavedTensors:
@@ -123,8 +122,7 @@ def main() -> None:
             f"   loss {plain['loss']:.6f} {saving['loss']:.6f}",
             flush=True,
         )
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "reversible_memory.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    write_result("reversible_memory", {"rows": rows})
 
 
 if __name__ == "__main__":

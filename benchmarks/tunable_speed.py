@@ -10,18 +10,15 @@ mixed kernels are kept. "mixed" is inference at new settings on every call; "tra
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from benchmarks.restoration_speed import _processor
+from benchmarks.report import processor, write_result
 from genres.restoration.tunable import TunableConv2d, TunableLinear
 
-RESULTS = Path(__file__).parent / "results"
 CHANNELS = 32
 LAYERS: dict[str, Callable[[type], nn.Module]] = {
     "convolution 1x1": lambda kind: kind(CHANNELS, CHANNELS, 1),
@@ -88,10 +85,9 @@ def main() -> None:
             rows.append(row)
             shares = "   ".join(f"{key} {value:+6.1%}" for key, value in row["overhead"].items())
             print(f"{name:27} {size:4}   plain {row['plain']:7.2f} ms   {shares}", flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    machine = {"processor": _processor(), "threads": 1}
+    machine = {"processor": processor(), "threads": 1}
     content = {"machine": machine, "torch": torch.__version__, "channels": CHANNELS, "rows": rows}
-    (RESULTS / "tunable_speed.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_result("tunable_speed", content)
 
 
 if __name__ == "__main__":

@@ -26,12 +26,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.restoration_speed import _processor
+from benchmarks.report import RESULTS, processor, write_result
 from benchmarks.video_rate_distortion import measure, read_clip
 from genres.compression.codec import CodecSettings
 from genres.media.colour import ColourTags, FromRGB, ToRGB
 
-RESULTS = Path(__file__).parent / "results"
 PLOT = Path(__file__).parents[1] / "docs/images/video_curves.svg"
 BT709 = 1
 SIZES = {"HNeRV": ("hnerv", (15_000, 25_000, 40_000)), "NeRV": ("nerv", (20_000, 40_000))}
@@ -127,8 +126,8 @@ def main() -> None:
         lines[name] = line
         for point in line:
             print(name, {key: round(value, 4) for key, value in point.items()}, flush=True)
-        content = {"machine": {"processor": _processor(), "threads": 1}, "epochs": options.epochs, "curves": lines}
-        (RESULTS / "video_curves.json").write_text(json.dumps(content, indent=1) + "\n")
+        content = {"machine": {"processor": processor(), "threads": 1}, "epochs": options.epochs, "curves": lines}
+        write_result("video_curves", content)
     PLOT.write_text(draw(lines), encoding="utf-8")
 
 

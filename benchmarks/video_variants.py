@@ -10,17 +10,14 @@ benchmarks/results/video_variants.json.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-from pathlib import Path
 
 import torch
 
-from benchmarks.restoration_speed import _processor
+from benchmarks.report import processor, write_result
 from benchmarks.video_rate_distortion import measure, read_clip
 from genres.compression.codec import CodecSettings
 
-RESULTS = Path(__file__).parent / "results"
 SIZES = {  # values, chosen so that bytes are near each other; latents are values that are mostly zero
     "hnerv": (14_000, 19_000),
     "hnerv-grids": (14_000, 19_000),
@@ -49,13 +46,12 @@ def main() -> None:
             f"{row['processor seconds']:.0f} s, against hnerv {row['against hnerv']:+.2f} dB"
         )
     content = {
-        "machine": {"processor": _processor(), "threads": 1},
+        "machine": {"processor": processor(), "threads": 1},
         "torch": torch.__version__,
         "epochs": options.epochs,
         "rows": rows,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "video_variants.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_result("video_variants", content)
 
 
 if __name__ == "__main__":

@@ -387,14 +387,12 @@ class CompressTab(JobTab):
         job: Job | None,
     ) -> Iterator[dict[Any, Any]]:
         """Encodes and decodes, and shows how it goes."""
-        if job is not None and job.refused:
-            return
-        if job is not None and not job.claim():
+        job = job or Job()
+        if not job.claim():
             yield {self.status: gr.skip()}
             return
         chosen = (bits_per_pixel, preset, kilobytes, target_psnr, epochs, sound, segment_frames, network, seed)
         settings = self._settings(file, *chosen)
-        job = job or Job()
         gone = threading.Event()  # nobody waits for the result: there is nothing to keep
         failures: list[str] = []
         made: Made | None = None
@@ -485,8 +483,7 @@ class CompressTab(JobTab):
         except Exception as error:
             LOG.exception("A video could not be worked on.")
             shutil.rmtree(folder, ignore_errors=True)
-            reason = plain(error, source, folder) or type(error).__name__
-            report(failure(f"{source.name} could not be worked on", Exception(reason)))
+            report(failure(f"{source.name} could not be worked on", error, plain(error, source, folder)))
 
     def _compress(
         self,

@@ -313,13 +313,11 @@ class GenerateTab(JobTab):
         job: Job | None,
     ) -> Iterator[dict[Any, Any]]:
         """Makes the pictures and shows how they come out of the noise."""
-        if job is not None and job.refused:
-            return
-        if job is not None and not job.claim():
+        job = job or Job()
+        if not job.claim():
             yield {self.status: gr.skip()}
             return
         settings = self._settings(model, labels, count, seed, steps, guidance, sharing, condition_steps)
-        job = job or Job()
         made: Made | None = None
         failures: list[str] = []
 

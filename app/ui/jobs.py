@@ -21,8 +21,8 @@ class Job:
         self._claim = threading.Lock()
 
     def claim(self) -> bool:
-        """Whether this is the first run that wants the job: a double click may start two."""
-        return self._claim.acquire(blocking=False)
+        """Whether a run may do the job: it was not refused, and this is the first that asks (of a double click)."""
+        return not self.refused and self._claim.acquire(blocking=False)
 
     def stop(self) -> None:
         """Ask the run to end; it does so at the next tile."""

@@ -41,7 +41,7 @@ class Pace:
 
     def least_bytes(self, info: VideoInfo, chosen: CodecSettings, segment_frames: int | None) -> int:
         """What the smallest networks for all segments take, about."""
-        from genres.compression.fitting import least_values
+        from genres.compression.networks import least_values
         from pipelines.hnerv_encoding import cut_segments
 
         counts = [segment.count for segment in cut_segments(info, segment_frames)]
@@ -52,7 +52,7 @@ class Pace:
         import torch
 
         from genres.compression.codec import CodecSettings, SegmentEncoder
-        from genres.compression.fitting import least_values
+        from genres.compression.networks import least_values
         from pipelines.hnerv import DEFAULT_BITS_PER_PIXEL
 
         shrunk = min(1.0, math.sqrt(CALIBRATED_PIXELS / (info.width * info.height)))

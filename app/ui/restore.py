@@ -320,13 +320,11 @@ class RestoreTab(JobTab):
         history: list[Made],
     ) -> Iterator[dict[Any, Any]]:
         """Restores one photo after the other and shows each as soon as it is there."""
-        if job is not None and job.refused:
-            return
-        if job is not None and not job.claim():
+        job = job or Job()
+        if not job.claim():
             yield {self.status: gr.skip()}
             return
         settings = self._settings(photos, task, model, strength, tile, overlap, reference)
-        job = job or Job()
         made: list[Made] = []
         failures: list[str] = []
 

@@ -127,7 +127,7 @@ def facts_html(parts: Sequence[tuple[str, str]], notes: Sequence[str] = ()) -> s
     return "".join(f'<p class="{kind}">{escape(text)}</p>' for kind, text in every if text)
 
 
-def failure(what: str, error: Exception) -> Failure:
-    """A sentence about an error that nobody expected."""
-    reason = " ".join(str(error).split()) or type(error).__name__
+def failure(what: str, error: Exception, said: str | None = None) -> Failure:
+    """A sentence about an error that nobody expected, in the error's words or in those that are given."""
+    reason = " ".join((str(error) if said is None else said).split()) or type(error).__name__
     return Failure(f"{what}: {reason.rstrip('.')}.")

@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from genres.compression.container import CorruptStreamError
-from genres.compression.fitting import RECIPES, CodecSettings, PaperRun, RateRun, Run, latent_values, least_values
+from genres.compression.fitting import PaperRun, RateRun, Run
 from genres.compression.hnerv import HNeRV
+from genres.compression.networks import latent_values, least_values
 from genres.compression.payload import DECODERS, MAX_FRAMES, MAX_PIXELS, MAX_SIDE, Player, pack_ranges, unpack
 from genres.compression.quantization import QuantizedTensor
+from genres.compression.settings import RECIPES, CodecSettings
 from genres.metrics import frame_psnr
 from genres.runtime import fast_inference
 

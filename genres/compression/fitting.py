@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -23,20 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from genres.compression import variants
-from genres.compression.hinerv import HiNeRV
-from genres.compression.hnerv import HNeRV, decoder_parameters, official_width, solve_width, stage_kernels, stage_widths
-from genres.compression.payload import (
-    DECODERS,
-    MAX_STRIDE,
-    MAX_VALUES,
-    OFFICIAL,
-    Player,
-    is_map,
-    pack_ranges,
-    pack_steps,
-    whole_multiple,
-)
+from genres.compression.hnerv import EMBEDDING_CHANNELS, HNeRV
+from genres.compression.networks import build_model
+from genres.compression.payload import MAX_VALUES, Player, is_map, pack_ranges, pack_steps, whole_multiple
 from genres.compression.pruning import choose_counts, distortion_curves, kept_budget, kept_mask
 from genres.compression.quantization import QuantizedTensor, quantize
 from genres.compression.rate import (
@@ -47,270 +35,12 @@ from genres.compression.rate import (
     step_exponent,
     step_size,
 )
+from genres.compression.settings import CodecSettings
 from genres.training.optimizers import NorMuon, warmup_cosine
 
-RECIPES = ("fast", "medium", "slow", "paper")
-EMBEDDING_CHANNELS = 16
-ENCODER_WIDTH = 64
-TIME_LEVELS = 80
-TIME_BASE = 1.25
 WEIGHT_BITS, EMBEDDING_BITS = 8, 6  # of the recipe "paper"
 
 MAX_CODE = 2**14 - 1  # so that differences of codes stay codable
-
-# Strides to choose from; the first ones enlarge most, as in the paper.
-STRIDES = (
-    (2,),
-    (4,),
-    (4, 2),
-    (5, 2),
-    (4, 2, 2),
-    (5, 2, 2),
-    (4, 4, 2),
-    (5, 4, 2),
-    (4, 4, 2, 2),
-    (5, 4, 2, 2),
-    (4, 4, 3, 2),
-    (5, 4, 3, 2),
-    (4, 4, 4, 2),
-    (5, 4, 4, 2),
-    (5, 4, 3, 3),
-    (5, 5, 4, 2),
-    (4, 4, 4, 2, 2),
-    (5, 4, 4, 2, 2),
-    (5, 4, 3, 3, 2),
-    (5, 5, 4, 2, 2),
-    (5, 4, 4, 3, 2),
-    (5, 4, 4, 4, 2),
-    (5, 5, 4, 4, 2),
-    (5, 4, 4, 3, 2, 2),
-)
-
-
-# --- settings ---
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How long and how the codec trains; "paper" uses its epochs and batch only."""
-
-    steps: int  # of training that are enough for a short clip
-    least_epochs: int
-
-
-TRAINING = {
-    "fast": Recipe(2_400, 12),
-    "medium": Recipe(7_200, 40),
-    "slow": Recipe(24_000, 120),
-}
-PAPER_EPOCHS = 300
-
-
-@dataclass(frozen=True)
-class CodecSettings:
-    """What to make of a segment. Exactly one of `values`, `bits_per_pixel` and `target_psnr` says how large.
-
-    Args:
-        recipe: "fast", "medium", "slow", or "paper" for the paper's own way of training and quantising.
-        values: number of stored values, embeddings included. With "paper" it is the authors' `--modelsize`, an
-            estimate that small networks exceed.
-        bits_per_pixel: of the payload; the weight of the rate is steered towards it.
-        target_psnr: dB, mean over the frames of the 8-bit RGB result; networks of several sizes are trained in turn,
-            and the smallest payload that reaches it is kept, or the best one if none does.
-        epochs: passes over the segment, for each network; by default what the recipe and the number of frames call for.
-        decoder: "hnerv"; "nerv" for the baseline with a positional encoding of time; "hinerv" for stages of HiNeRV's
-            kind, "hnerv-grids" and "hnerv-latents" for HNeRV's with grids, or with latents of every frame, besides
-            (`hinerv.py`, `variants.py`). These three cannot go with "paper".
-        batch_size: frames in a step; by default 2 with "paper" and else 1.
-        learning_rate: of the weight matrices; by default 1e-3 (Adam) with "paper" and else 2e-2 (Muon).
-        rate_weight: price of one bit for every stored value, as a share of the squared error.
-        lower_width: smallest width of a stage; by default 12 with "paper" and else 6, but 8 of "hinerv", and 5 of
-            "hnerv-grids" and "hnerv-latents".
-        strides: of the decoder, and of the encoder if there is one; by default what fits the frames best.
-        seed: of the first values, the order of frames and the noise.
-        prune: share of the decoder's weights that become zero, from 0 to below 1; with "paper" only.
-
-    Raises:
-        ValueError: a setting is out of range, or none or several sizes are given.
-    """
-
-    recipe: str = "medium"
-    values: int | None = None
-    bits_per_pixel: float | None = None
-    target_psnr: float | None = None
-    epochs: int | None = None
-    decoder: str = "hnerv"
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    rate_weight: float = 0.1
-    lower_width: int | None = None
-    strides: tuple[int, ...] | None = None
-    seed: int = 0
-    prune: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.recipe not in RECIPES:
-            raise ValueError(f"There is no recipe {self.recipe!r}; choose one of {', '.join(RECIPES)}.")
-        if self.decoder not in DECODERS:
-            raise ValueError(f"There is no decoder {self.decoder!r}; choose one of {', '.join(DECODERS)}.")
-        if self.recipe == "paper" and self.decoder not in OFFICIAL:
-            raise ValueError(
-                f"The paper's recipe has no {self.decoder!r}: choose {' or '.join(OFFICIAL)}, or another recipe."
-            )
-        sizes = [self.values, self.bits_per_pixel, self.target_psnr]
-        if sum(size is not None for size in sizes) != 1:
-            raise ValueError("Give exactly one of a number of values, bits per pixel, and a PSNR to reach.")
-        if self.recipe == "paper" and self.values is None:
-            raise ValueError("The paper's recipe has no control of rate or quality: give a number of values.")
-        positive = ("values", "bits_per_pixel", "target_psnr", "epochs", "batch_size", "learning_rate", "lower_width")
-        for name in positive:
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"The setting {name} must be above 0, not {value}.")
-        if self.values is not None and self.values > MAX_VALUES:
-            raise ValueError(f"A segment holds {MAX_VALUES:,} values at most, not {self.values:,}: ask for fewer.")
-        if self.target_psnr is not None and self.target_psnr > 60:
-            raise ValueError(f"A PSNR of {self.target_psnr} dB is out of reach of this codec: ask for 60 at most.")
-        if not (math.isfinite(self.rate_weight) and self.rate_weight >= 0):
-            raise ValueError(f"The weight of the rate must be 0 or more, not {self.rate_weight}.")
-        if not 0 <= self.prune < 1:
-            raise ValueError(f"The share of weights to prune must be 0 or more and below 1, not {self.prune}.")
-        if self.prune and self.recipe != "paper":
-            raise ValueError("Only the paper's recipe prunes, as the others weigh every bit already: leave prune at 0.")
-        if self.strides is not None:
-            object.__setattr__(self, "strides", tuple(int(stride) for stride in self.strides))  # JSON gives a list
-            if not self.strides or not all(1 <= stride <= MAX_STRIDE for stride in self.strides):
-                raise ValueError(f"Strides must lie between 1 and {MAX_STRIDE}, not {self.strides}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """All settings for JSON; `CodecSettings.from_dict` reads them back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> CodecSettings:
-        """Settings of `to_dict`, where what is left out has its default.
-
-        Raises:
-            ValueError: a name is unknown, or a setting is out of range.
-        """
-        unknown = values.keys() - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"There is no setting {sorted(unknown)[0]!r}.")
-        return cls(**values)
-
-    def epochs_for(self, num_frames: int) -> int:
-        """Epochs of one training run on so many frames."""
-        if self.epochs is not None:
-            return self.epochs
-        if self.recipe == "paper":
-            return PAPER_EPOCHS
-        recipe = TRAINING[self.recipe]
-        return max(recipe.least_epochs, math.ceil(recipe.steps / num_frames))
-
-
-# --- networks ---
-
-
-def choose_strides(height: int, width: int, rows: int = 1) -> tuple[int, ...]:
-    """Strides that leave about `rows` embedded cells along the shorter side, and pad little.
-
-    Few cells of a wide field turn out best: the network's filters hold what frames share, and an embedding only what
-    tells one frame from another.
-    """
-
-    def cost(strides: Sequence[int]) -> float:
-        multiple = math.prod(strides)
-        padded = whole_multiple(height, multiple) * whole_multiple(width, multiple)
-        cells = min(height, width) / multiple / rows
-        return abs(math.log2(cells)) + 0.3 * math.log(padded / (height * width))
-
-    return min(STRIDES, key=cost)
-
-
-@dataclass(frozen=True)
-class _Form:
-    """What of a network does not depend on its first width."""
-
-    strides: tuple[int, ...]
-    kernels: list[int]
-    cells: list[int]  # rows and columns of an embedding, or of the baseline's first feature map
-    lower_width: int
-    embedding_values: int
-
-
-def _form(settings: CodecSettings, num_frames: int, height: int, width: int) -> _Form:
-    paper, nerv = settings.recipe == "paper", settings.decoder == "nerv"
-    strides = settings.strides or choose_strides(height, width, rows=2 if paper or nerv else 1)
-    cells = [math.ceil(side / math.prod(strides)) for side in (height, width)]
-    kernels = stage_kernels(3, 3, len(strides)) if nerv else stage_kernels(1, 5 if paper else 3, len(strides))
-    embedding_values = 0 if nerv else EMBEDDING_CHANNELS * num_frames * math.prod(cells)
-    return _Form(strides, kernels, cells, settings.lower_width or (12 if paper else 6), embedding_values)
-
-
-def least_values(settings: CodecSettings, num_frames: int, height: int, width: int) -> int:
-    """Stored values of the smallest network for such frames."""
-    if settings.decoder not in OFFICIAL:
-        return variants.least_values(*_variant_arguments(settings, num_frames, height, width))
-    form = _form(settings, num_frames, height, width)
-    nerv = settings.decoder == "nerv"
-    widths = stage_widths(1, len(form.strides), 2.0 if nerv else 1.2, form.lower_width)
-    channels, expansion = (2 * TIME_LEVELS, math.prod(form.cells)) if nerv else (EMBEDDING_CHANNELS, 1)
-    return form.embedding_values + decoder_parameters(channels, 1, expansion, widths, form.kernels, form.strides)
-
-
-def latent_values(settings: CodecSettings, num_frames: int, height: int, width: int) -> int:
-    """Stored values of the latents; 0 for decoders without. They cost so little that a wanted size leaves them out."""
-    if settings.decoder in OFFICIAL:
-        return 0
-    return variants.latent_values(*_variant_arguments(settings, num_frames, height, width))
-
-
-def _variant_arguments(
-    settings: CodecSettings, num_frames: int, height: int, width: int
-) -> tuple[str, int, tuple[int, int], tuple[int, ...], int | None]:
-    strides = settings.strides or choose_strides(height, width)
-    return settings.decoder, num_frames, (height, width), strides, settings.lower_width
-
-
-def build_model(settings: CodecSettings, values: int, num_frames: int, height: int, width: int) -> HNeRV | HiNeRV:
-    """The network that is trained: of at most `values` stored values, except with the recipe "paper".
-
-    Raises:
-        ValueError: even the smallest network is larger.
-    """
-    values = min(values, MAX_VALUES)
-    if settings.decoder not in OFFICIAL:
-        return variants.build_model(values, *_variant_arguments(settings, num_frames, height, width))
-    form = _form(settings, num_frames, height, width)
-    stages, paper = len(form.strides), settings.recipe == "paper"
-    if settings.decoder == "nerv":
-        return HNeRV.nerv_for_budget(
-            values,
-            (form.cells[0], form.cells[1]),
-            form.strides,
-            (3, 3),
-            lower_width=form.lower_width,
-            time_levels=TIME_LEVELS,
-            time_base=TIME_BASE,
-        )
-    if paper:
-        first = official_width(values, form.embedding_values, form.strides, form.kernels)
-    else:
-        first = solve_width(values, form.embedding_values, form.strides, form.kernels, 1.2, form.lower_width)
-    return HNeRV(
-        embedding_dim=EMBEDDING_CHANNELS,
-        width=first,
-        widths=stage_widths(first, stages, 1.2, form.lower_width),
-        kernels=form.kernels,
-        strides=list(form.strides),
-        encoder_strides=list(form.strides) if paper else [],
-        encoder_widths=[ENCODER_WIDTH] * (stages - 1) + [EMBEDDING_CHANNELS] if paper else [],
-        stored_frames=0 if paper else num_frames,
-        embedding_size=[1, 1] if paper else form.cells,
-    )
-
-
-# --- training ---
 
 
 class Run(ABC):

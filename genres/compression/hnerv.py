@@ -10,7 +10,7 @@ and widths shrink slowly towards the output. Outputs were checked against the au
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from genres.layers.norms import LayerNorm2d
 
+EMBEDDING_CHANNELS = 16  # of every network here
 RESAMPLINGS = ("pixel_shuffle", "convolution", "bilinear")
 LAYER_SCALE = 1e-6
 
@@ -234,6 +235,18 @@ def solve_width(
         decoder = decoder_parameters(embedding_dim, width, expansion, widths, kernels, strides)
         return embedding_values + decoder
 
+    return largest_width(values, budget)
+
+
+def largest_width(values: Callable[[int], int], budget: int) -> int:
+    """Largest first width that keeps within a budget of stored values.
+
+    Args:
+        values: of a first width; grows with it.
+
+    Raises:
+        ValueError: even a width of 1 exceeds the budget; the message says how large that is.
+    """
     if values(1) > budget:
         raise ValueError(f"The smallest network of this kind has {values(1):,} values; the budget is {budget:,}.")
     low, high = 1, 2

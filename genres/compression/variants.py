@@ -19,9 +19,8 @@ from dataclasses import asdict, dataclass, replace
 
 from genres.compression.hinerv import HiNeRV, Sizes, frame_values, map_sizes
 from genres.compression.hinerv import stored_values as count_values
-from genres.compression.hnerv import stage_kernels, stage_widths
+from genres.compression.hnerv import EMBEDDING_CHANNELS, largest_width, stage_kernels, stage_widths
 
-EMBEDDING_CHANNELS = 16
 MOVING_CHANNELS = 6  # of the grid with nodes in time
 STILL_CHANNELS = 4
 FRAMES_PER_NODE = 3
@@ -134,17 +133,7 @@ def build_model(
     """
     arguments = decoder, num_frames, frame_size, strides, lower_width
     smallest = _sizes(*arguments, 1)
-    if count_values(smallest) > budget:
-        raise ValueError(
-            f"The smallest network of this kind has {count_values(smallest):,} values; the budget is {budget:,}."
-        )
     grids = _choose_grids(smallest, budget, KINDS[decoder].grid_share)
-    low, high = 1, 2
-    while count_values(_sizes(*arguments, high, grids)) <= budget:
-        low, high = high, high * 2
-    while high - low > 1:  # low fits, high does not
-        middle = (low + high) // 2
-        fits = count_values(_sizes(*arguments, middle, grids)) <= budget
-        low, high = (middle, high) if fits else (low, middle)
-    values = asdict(_sizes(*arguments, low, grids))
+    width = largest_width(lambda first: count_values(_sizes(*arguments, first, grids)), budget)
+    values = asdict(_sizes(*arguments, width, grids))
     return HiNeRV(stored_frames=values.pop("num_frames"), **values)

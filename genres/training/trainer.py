@@ -191,7 +191,8 @@ def learning_rate_factor(step: int, recipe: RunRecipe) -> float:
     return min(1.0, (step - begin + 1) / max(1, recipe.warmup), (end - step) / falling)
 
 
-def _optimizer(model: torch.nn.Module, recipe: RunRecipe) -> torch.optim.Optimizer:
+def build_optimizer(model: torch.nn.Module, recipe: RunRecipe) -> torch.optim.Optimizer:
+    """The optimiser that a recipe names, for the parameters that are trained."""
     if recipe.optimizer == "normuon":
         groups = split_parameters(model, recipe.adam_learning_rate)
         return NorMuon(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -344,9 +345,9 @@ def train(
     accelerator = Accelerator(mixed_precision=recipe.precision, gradient_accumulation_steps=max(1, recipe.accumulate))
     task = open_task(recipe)
     average = MovingAverage(task.model.to(accelerator.device), recipe.ema)
-    model, optimizer = accelerator.prepare(task.model, _optimizer(task.model, recipe))
+    model, optimizer = accelerator.prepare(task.model, build_optimizer(task.model, recipe))
     step = _load_checkpoint(folder, accelerator, average)
-    rates = [group["lr"] for group in _optimizer(task.model, recipe).param_groups]
+    rates = [group["lr"] for group in build_optimizer(task.model, recipe).param_groups]
     parameters = dict(task.model.named_parameters())
     model.train()
     losses: list[torch.Tensor] = []

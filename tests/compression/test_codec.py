@@ -20,8 +20,9 @@ from genres.compression.codec import (
     mean_psnr,
 )
 from genres.compression.entropy import empirical_entropy_bits
-from genres.compression.fitting import RateRun, build_model, choose_strides, least_values
+from genres.compression.fitting import RateRun
 from genres.compression.hnerv import HNeRV
+from genres.compression.networks import build_model, choose_strides, least_values
 from genres.compression.quantization import quantize
 from genres.compression.rate import (
     differences,
