@@ -26,6 +26,7 @@ class NAFNet(ModelMixin, ConfigMixin):
         encoder_blocks: blocks of the levels on the way down; their number is the number of halvings.
         middle_blocks: blocks of the lowest level.
         decoder_blocks: blocks of the levels on the way up, lowest first, as many levels as on the way down.
+        stem: the network works on the image unshuffled by this factor, at 1 / stem^2 of the cost (ours; 1 in the paper).
 
     Shapes: (B, channels, H, W) in [0, 1] -> the same, not clamped. Sides that are not multiples of `size_multiple` are
     filled up with zeros at the bottom and the right and cut off again, as published.
@@ -42,8 +43,10 @@ class NAFNet(ModelMixin, ConfigMixin):
         encoder_blocks: Sequence[int] = (2, 2, 4, 8),
         middle_blocks: int = 12,
         decoder_blocks: Sequence[int] = (2, 2, 2, 2),
+        stem: int = 1,
     ):
         super().__init__()
+        self.stem = stem
         levels = len(encoder_blocks)
         if len(decoder_blocks) != levels:
             raise ValueError(f"The encoder has {levels} levels and the decoder {len(decoder_blocks)}; make them equal.")
@@ -55,23 +58,23 @@ class NAFNet(ModelMixin, ConfigMixin):
         def up(channels: int) -> nn.Sequential:
             return nn.Sequential(PointwiseConv2d(channels, channels * 2, bias=False), nn.PixelShuffle(2))
 
-        self.embed = nn.Conv2d(channels, width, 3, padding=1)
+        self.embed = nn.Conv2d(channels * stem**2, width, 3, padding=1)
         self.encoders = nn.ModuleList(map(blocks, encoder_blocks, widths))
         self.downs = nn.ModuleList(nn.Conv2d(c, c * 2, 2, stride=2) for c in widths[:-1])
         self.middle = blocks(middle_blocks, widths[-1])
         self.ups = nn.ModuleList(map(up, widths[:0:-1]))
         self.decoders = nn.ModuleList(map(blocks, decoder_blocks, widths[-2::-1]))
-        self.output = nn.Conv2d(width, channels, 3, padding=1)
+        self.output = nn.Conv2d(width, channels * stem**2, 3, padding=1)
 
     @property
     def size_multiple(self) -> int:
         """Sides of the input that need no zeros are multiples of this."""
-        return 2 ** len(self.downs)
+        return self.stem * 2 ** len(self.downs)
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
         x = F.pad(image, (0, -width % self.size_multiple, 0, -height % self.size_multiple))  # (B, channels, H', W')
-        x = self.embed(x)  # (B, C, H', W')
+        x = self.embed(F.pixel_unshuffle(x, self.stem) if self.stem > 1 else x)  # (B, C, H', W')
         shortcuts = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             x = encoder(x)  # (B, C, H', W'), then (B, 2C, H'/2, W'/2), ...
@@ -80,4 +83,6 @@ class NAFNet(ModelMixin, ConfigMixin):
         x = self.middle(x)  # (B, 2^L C, H'/2^L, W'/2^L)
         for up, decoder in zip(self.ups, self.decoders, strict=True):
             x = decoder(up(x) + shortcuts.pop())  # back to (B, C, H', W')
-        return image + self.output(x)[..., :height, :width]  # (B, channels, H, W)
+        x = self.output(x)
+        x = F.pixel_shuffle(x, self.stem) if self.stem > 1 else x
+        return image + x[..., :height, :width]  # (B, channels, H, W)

@@ -343,9 +343,14 @@ class TunableNAFNet(TunableNetwork, ModelMixin, ConfigMixin):
     Args:
         channels, width, encoder_blocks, middle_blocks, decoder_blocks: see `NAFNet`.
         num_parameters, expand, mode: see `TunableNetwork`.
+        stem: see `NAFNet`.
+        dials: names of the parameters, for people.
 
     Shapes: image (B, channels, H, W) in [0, 1] of any size, parameters as for `TunableNetwork` -> as the image, not
     clamped.
+
+    Raises:
+        ValueError: as many names of dials as parameters are needed.
     """
 
     @register_to_config
@@ -359,6 +364,10 @@ class TunableNAFNet(TunableNetwork, ModelMixin, ConfigMixin):
         num_parameters: int = 2,
         expand: int = 1,
         mode: Mode = "mlp",
+        stem: int = 1,
+        dials: Sequence[str] | None = None,
     ):
-        network = NAFNet(channels, width, encoder_blocks, middle_blocks, decoder_blocks)
+        if dials is not None and len(dials) != num_parameters:
+            raise ValueError(f"There are {len(dials)} names of dials for {num_parameters} parameters; name each.")
+        network = NAFNet(channels, width, encoder_blocks, middle_blocks, decoder_blocks, stem)
         super().__init__(network, num_parameters, expand, mode)
