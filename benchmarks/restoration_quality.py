@@ -82,6 +82,11 @@ def to_tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1).float() / 255
 
 
+def held_out() -> list[Path]:
+    """The photographs that are kept from training."""
+    return sorted(photo.path for photo in fetch_photos() if photo.split == "validation")
+
+
 def measure(paths: list[Path], models: list[str]) -> dict[str, dict[str, float]]:
     """Mean PSNR per degradation of the input and of every model that does the task."""
     pipelines = {name: RestorationPipeline.from_pretrained(name) for name in models}
@@ -114,7 +119,7 @@ def main() -> None:
     if options.images:
         paths = sorted(p for p in options.images.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
     else:
-        paths = sorted(photo.path for photo in fetch_photos() if photo.split == "validation")
+        paths = held_out()
     paths = paths[:: options.every]
     table = measure(paths, options.models)
     content = {"images": len(paths), "psnr": {k: {n: round(v, 3) for n, v in row.items()} for k, row in table.items()}}

@@ -447,7 +447,7 @@ class Stage(nn.Module):
         full, half = config["width"], config["half_width"]
 
         def encoder(width: int, prefix: str, fused: bool) -> ReversibleColumn:
-            widths, scale = [width, width * 2, width * 4], 2 if prefix else 1
+            widths, scale = [width, width * 2, width * 4], config["stem"] * (2 if prefix else 1)
             counts, kinds = config[f"{prefix}encoder_blocks"][index], config[f"{prefix}encoder_kinds"][index]
             levels = [
                 EncoderLevel(Blocks(kinds[i], counts[i], w, scale * 2**i), w, widths[i - 1] if i else None, fused)
@@ -456,7 +456,7 @@ class Stage(nn.Module):
             return ReversibleColumn(levels, widths)
 
         def decoder(width: int, prefix: str) -> ReversibleColumn:
-            widths, scale = [width * 4, width * 2, width], 2 if prefix else 1
+            widths, scale = [width * 4, width * 2, width], config["stem"] * (2 if prefix else 1)
             counts, kinds = config[f"{prefix}decoder_blocks"][index], config[f"{prefix}decoder_kinds"][index]
             levels = [
                 DecoderLevel(Blocks(kinds[i], counts[i], w, scale * 2 ** (2 - i)), w, widths[i + 1] if i < 2 else None)
@@ -546,12 +546,14 @@ class DeepRFTv2(ModelMixin, ConfigMixin):
             unless all images are square) or "scan".
         kernel_blocks, kernel_kinds: of the four levels of every kernel estimator; "naf" makes it fast on a CPU.
         kernel_estimator: without it the decoders' features take the place of the estimators' (the paper's ablation).
+        stem: the network works on images unshuffled by this factor, at 1 / stem^2 of the cost (ours; 1 in the paper).
         train_size, scan_window, kernel_tile, kernel_overlap, tile, overlap, memory_saving, all_outputs: see
             `configure`.
 
     Shapes: (B, channels, H, W) in [0, 1], H and W multiples of 8 -> tuple of the restored images (B, channels, H, W),
         not clamped, the last of which is the result (see `all_outputs`). With `return_kernel`, a pair of that and the
-        kernels of the last estimator, (tiles B, width, 65, 65) or smaller: `draw_kernels` makes pictures of them.
+        kernels of the last estimator, (tiles B, width, 65, 65) or smaller: `draw_kernels` makes pictures of them. With
+        `all_scales`, what `restore_scales` gives.
 
     Raises:
         ValueError: arguments that do not go together; on calls: sides that are no multiples of 8, or kernels asked of
@@ -577,6 +579,7 @@ class DeepRFTv2(ModelMixin, ConfigMixin):
         kernel_blocks: Sequence[int] = (1, 1, 1, 1),
         kernel_kinds: Sequence[str] = ("scan", "scan", "scan", "scan"),
         kernel_estimator: bool = True,
+        stem: int = 1,
         train_size: int | None = None,
         scan_window: int | None = None,
         kernel_tile: int | None = 512,
@@ -597,6 +600,7 @@ class DeepRFTv2(ModelMixin, ConfigMixin):
         _check_kinds("kernel_kinds", kernel_kinds)
         if len(kernel_blocks) != 4 or len(kernel_kinds) != 4:
             raise ValueError("kernel_blocks and kernel_kinds must give the four levels of a kernel estimator.")
+        config["channels"] = channels * stem**2
         config["half_width"] = width if half_width is None else half_width
         config["kernel_width"] = width if kernel_width is None else kernel_width
         config["half_kernel_width"] = config["half_width"] if half_kernel_width is None else half_kernel_width
@@ -606,7 +610,7 @@ class DeepRFTv2(ModelMixin, ConfigMixin):
     @property
     def size_multiple(self) -> int:
         """Sides of the input must be multiples of this."""
-        return 8
+        return 8 * self.config["stem"]
 
     def configure(self, **options: Any) -> DeepRFTv2:
         """Change how the network computes, not what it has learned; returns the network.
@@ -639,12 +643,17 @@ class DeepRFTv2(ModelMixin, ConfigMixin):
 
     def _apply_options(self) -> None:
         config = self.config
-        for name, needed in (("tile", 8), ("kernel_tile", 4), ("scan_window", 8), ("train_size", 8)):
+        stem = config["stem"]
+        for name, multiple in (("tile", 8), ("kernel_tile", 4), ("scan_window", 8), ("train_size", 8)):
+            needed = multiple * stem
             if config[name] is not None and (config[name] < 1 or config[name] % needed):
                 raise ValueError(f"{name} is {config[name]}; it must be a multiple of {needed}, or None.")
         for name, overlap in (("tile", "overlap"), ("kernel_tile", "kernel_overlap")):
-            if config[overlap] < 0 or config[overlap] % 2 or (config[name] and config[overlap] >= config[name]):
-                raise ValueError(f"{overlap} is {config[overlap]}; it must be even, and smaller than {name}.")
+            step = 2 * stem
+            if config[overlap] < 0 or config[overlap] % step or (config[name] and config[overlap] >= config[name]):
+                raise ValueError(
+                    f"{overlap} is {config[overlap]}; it must be a multiple of {step}, and smaller than {name}."
+                )
         saving = config["memory_saving"]
         saving = [saving] * len(self.stages) if isinstance(saving, bool) else list(saving)
         if len(saving) != len(self.stages):
@@ -656,17 +665,19 @@ class DeepRFTv2(ModelMixin, ConfigMixin):
                     module.localise(config["train_size"], config["scan_window"])
                 elif isinstance(module, ReversibleColumn):
                     module.memory_saving = bool(saves)
-            for estimator, scale in ((stage.kernel, 1), (stage.half_kernel, 2)):
+            for estimator, scale in ((stage.kernel, stem), (stage.half_kernel, 2 * stem)):
                 if estimator is not None:
                     estimator.tile = config["kernel_tile"] and config["kernel_tile"] // scale
                     estimator.overlap = config["kernel_overlap"] // scale
 
-    def forward(self, image: Tensor, return_kernel: bool = False) -> Any:
+    def forward(self, image: Tensor, return_kernel: bool = False, all_scales: bool = False) -> Any:
         height, width = image.shape[-2:]
         if height % self.size_multiple or width % self.size_multiple:
             raise ValueError(f"Pad the image of {height}x{width} to sides that are multiples of {self.size_multiple}.")
         if return_kernel and not self.config["kernel_estimator"]:
             raise ValueError("This network has no kernel estimator that could give a kernel.")
+        if all_scales:
+            return self.restore_scales(image)
         tile = None if self.training else self.config["tile"]
         half_image = downsample(image)
         restored: Tensor | tuple[Tensor, ...]
@@ -686,7 +697,7 @@ class DeepRFTv2(ModelMixin, ConfigMixin):
             half_image: (B, channels, H/2, W/2); None to compute it with `downsample`.
         """
         half_image = downsample(image) if half_image is None else half_image
-        image, half_image = (x.contiguous(memory_format=torch.channels_last) for x in (image, half_image))
+        image, half_image = (self._unshuffle(x) for x in (image, half_image))
         memory, half_memory = Memory(), Memory()
         full: list[Tensor] = []
         half: list[Tensor] = []
@@ -695,11 +706,19 @@ class DeepRFTv2(ModelMixin, ConfigMixin):
             fulls, halves, transfer, memory, half_memory = stage(image, half_image, memory, half_memory)
             full, half = full + fulls, half + halves
         assert memory.feature is not None and half_memory.feature is not None
+        full, half = [self._shuffle(x) for x in full], [self._shuffle(x) for x in half]
         return ScaleOutputs(tuple(full), tuple(half), transfer, memory.feature, half_memory.feature)
+
+    def _unshuffle(self, image: Tensor) -> Tensor:
+        image = F.pixel_unshuffle(image, self.config["stem"]) if self.config["stem"] > 1 else image
+        return image.contiguous(memory_format=torch.channels_last)
+
+    def _shuffle(self, image: Tensor) -> Tensor:
+        return F.pixel_shuffle(image, self.config["stem"]) if self.config["stem"] > 1 else image
 
     def _kernels(self, outputs: ScaleOutputs, width: int) -> Tensor:
         assert outputs.transfer is not None
-        return point_spread(outputs.transfer, min(width, self.config["kernel_tile"] or width))
+        return point_spread(outputs.transfer, min(width, self.config["kernel_tile"] or width) // self.config["stem"])
 
     def _restore_tiles(self, image: Tensor, half_image: Tensor, return_kernel: bool) -> tuple[Tensor, Tensor | None]:
         height, width = image.shape[-2:]

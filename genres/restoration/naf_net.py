@@ -26,7 +26,7 @@ class NAFNet(ModelMixin, ConfigMixin):
         encoder_blocks: blocks of the levels on the way down; their number is the number of halvings.
         middle_blocks: blocks of the lowest level.
         decoder_blocks: blocks of the levels on the way up, lowest first, as many levels as on the way down.
-        stem: the network works on the image unshuffled by this factor, at 1 / stem^2 of the cost (ours; 1 in the paper).
+        stem: the network works on images unshuffled by this factor, at 1 / stem^2 of the cost (ours; 1 in the paper).
 
     Shapes: (B, channels, H, W) in [0, 1] -> the same, not clamped. Sides that are not multiples of `size_multiple` are
     filled up with zeros at the bottom and the right and cut off again, as published.

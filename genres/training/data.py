@@ -17,6 +17,7 @@ from genres.restoration.degradations import DEGRADATIONS
 # Haze and darkness are properties of a scene: their patches come from reduced photographs, so that a patch holds much
 # of the scene. The others are properties of pixels.
 SCENE_TASKS = ("dehaze", "lowlight")
+BLUR_TASKS = ("deblur", "camera_blur")
 MARGIN = 16  # pixels around a patch that blur may draw from
 
 
@@ -79,7 +80,7 @@ class DegradedPatches(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         random = np.random.default_rng([self.seed, self.first + index])
         task = self.names[random.choice(len(self.names), p=self.frequencies)]
-        margin = MARGIN if task == "deblur" else 0
+        margin = MARGIN if task in BLUR_TASKS else 0
         clean = self._patch(random, self.crop + 2 * margin, task in SCENE_TASKS)
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
         degraded = DEGRADATIONS[task](clean, generator)
@@ -105,3 +106,29 @@ class DegradedPatches(Dataset):
 
 
 _SHARE = {1: [1.0], 2: [0.7, 0.3], 3: [0.6, 0.3, 0.1]}  # how often pixel tasks use the finest, second and third level
+
+
+@dataclass
+class TunedPatches(Dataset):
+    """Patches with parameters for a tunable network: half of them uniform on the simplex, half a random corner of it.
+
+    Attributes:
+        patches: the pairs.
+        parameters: number P of parameters.
+        share: how many consecutive items have the same parameters.
+
+    Items: degraded, clean, parameters (P,), non-negative with sum 1.
+    """
+
+    patches: DegradedPatches
+    parameters: int
+    share: int = 1
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        random = np.random.default_rng([self.patches.seed, (self.patches.first + index) // self.share, 1])
+        corner = np.eye(self.parameters)[random.integers(self.parameters)]
+        drawn = corner if random.random() < 0.5 else random.dirichlet(np.ones(self.parameters))
+        return *self.patches[index], torch.from_numpy(drawn).float()

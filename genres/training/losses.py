@@ -1,8 +1,12 @@
-"""Losses for restoration and compression. All take output and target (B, C, H, W) and return a scalar."""
+"""Losses for restoration and compression.
+
+Those of `LOSSES` take output and target (B, C, H, W) and return a scalar; `parametric_loss` is for tunable networks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -71,3 +75,49 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "structural": structural,
     **{name: partial(mixture, shares=shares) for name, shares in FUSIONS.items()},
 }
+
+
+@dataclass
+class Objective:
+    """What a tunable network is to do where one of its parameters is 1 and the others are 0.
+
+    Attributes:
+        keep: share of the degradation's luminance that stays in the target, 0 to 1.
+        keep_colour: share of its colour that stays; None for `keep`.
+        weight: lambda of the multi-loss.
+    """
+
+    keep: float = 0.0
+    keep_colour: float | None = None
+    weight: float = 1.0
+
+    def target(self, degraded: Tensor, clean: Tensor) -> Tensor:
+        """(B, 3, H, W) twice -> (B, 3, H, W)."""
+        added = degraded - clean
+        grey = added.mean(1, keepdim=True)
+        colour = self.keep if self.keep_colour is None else self.keep_colour
+        return clean + self.keep * grey + colour * (added - grey)
+
+
+def parametric_loss(
+    output: Tensor, degraded: Tensor, clean: Tensor, parameters: Tensor, objectives: Sequence[Objective]
+) -> Tensor:
+    """Parametric multi-loss `sum_p w_p lambda_p L_p` (arXiv 2304.00898, section 3.2), w the parameters of the network.
+
+    Every L_p is the squared distance to the target of its objective, so that the best output for a mixture of
+    objectives is the mixture of their targets (absolute distances would jump from one to the other). It is divided by
+    the strength of the degradation, its root mean square: strong and weak noise then weigh nearly alike.
+
+    Args:
+        output, degraded, clean: (B, 3, H, W) in [0, 1].
+        parameters: (B, P), one row for each sample.
+        objectives: P of them.
+
+    Returns: a scalar.
+    """
+    strength = (degraded - clean).square().mean((1, 2, 3)).sqrt() + 1 / 255  # (B,)
+    errors = [
+        objective.weight * (output - objective.target(degraded, clean)).square().mean((1, 2, 3)) / strength
+        for objective in objectives
+    ]
+    return (parameters * torch.stack(errors, 1)).sum(1).mean()

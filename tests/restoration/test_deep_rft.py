@@ -250,6 +250,25 @@ def test_sizes_and_outputs(size, estimator):
     assert torch.equal(model.configure(all_outputs=False)(image(2, 3, *size)), outputs[-1])
 
 
+@torch.inference_mode()
+def test_a_stem_works_on_unshuffled_images_and_counts_its_sides_in_pixels():
+    model = tiny(stem=2)
+    x = image(1, 3, 32, 48)
+    outputs, kernels = model(x, return_kernel=True)
+    assert model.size_multiple == 16 and kernels.shape == (1, 8, 16, 24)
+    assert len(outputs) == 4 and all(one.shape == x.shape for one in outputs)
+    scales = model(x, all_scales=True)
+    assert torch.equal(scales.full[-1], outputs[-1]) and scales.half[-1].shape == (1, 3, 16, 24)
+    model.configure(kernel_tile=48, kernel_overlap=8, train_size=400)  # all larger than the image
+    torch.testing.assert_close(model(x)[-1], outputs[-1])
+    model.configure(train_size=32, kernel_tile=16, kernel_overlap=8)
+    assert model.stages[0].encoder.levels[1].blocks[0].attention.window == 12  # 1.5 times 32 pixels, of 4 each
+    assert model.stages[0].kernel.tile == 8 and model.stages[0].half_kernel.overlap == 2
+    assert not torch.allclose(model(x)[-1], outputs[-1])
+    with pytest.raises(ValueError, match="multiples of 16"):
+        model(image(1, 3, 24, 48))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.inference_mode()
 def test_half_precision(dtype):
@@ -311,7 +330,8 @@ def test_options_round_trip(tmp_path):
         ({"decoder_kinds": (("naf", "naf", "conv"),) * 2}, "decoder_kinds holds 'conv'; choose among naf"),
         ({"kernel_blocks": (1, 1)}, "four levels"),
         ({"tile": 20}, "tile is 20; it must be a multiple of 8"),
-        ({"kernel_tile": 64, "kernel_overlap": 64}, "kernel_overlap is 64; it must be even, and smaller"),
+        ({"kernel_tile": 64, "kernel_overlap": 64}, "kernel_overlap is 64; it must be a multiple of 2, and smaller"),
+        ({"stem": 2, "kernel_tile": 20}, "kernel_tile is 20; it must be a multiple of 8"),
         ({"memory_saving": [True]}, "memory_saving has 1 values for 2 stages"),
     ],
 )

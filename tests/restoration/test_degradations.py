@@ -63,5 +63,19 @@ def test_kernels_sum_to_one_and_do_not_shift_the_image():
     assert line.sum().item() == pytest.approx(1) and line.sum(0)[1] < 0.01 < line.sum(0)[7]
 
 
+def test_a_disk_is_round_and_as_wide_as_asked():
+    disk = d.disk_kernel(4)
+    assert disk.sum().item() == pytest.approx(1) and torch.equal(disk, disk.T) and torch.equal(disk, disk.flip(0))
+    assert (disk[12] > disk.max() / 4).sum() == 9 and disk[12, 6] == 0
+
+
+def test_highlights_blurred_in_linear_light_spread_further():
+    point = torch.zeros(3, 64, 64)
+    point[:, 32, 32] = 1
+    brightness = [d.camera_blur(point, generator(seed)).amax() for seed in range(40)]
+    # a kernel that spreads a point over n pixels leaves 1 / n as it is, and n^(-1 / 2.2) in linear light
+    assert max(brightness) > 3 * min(brightness)
+
+
 def test_low_light_is_dark(image):
     assert d.low_light(image, generator()).mean() < 0.6 * image.mean()

@@ -233,7 +233,14 @@ def test_a_frozen_layer_stays_frozen():
     assert [p.requires_grad for p in tunable.network.embed.weight] == [False, False]
 
 
-@pytest.mark.parametrize("arguments", [{}, {"num_parameters": 3, "expand": 2, "mode": "linear", "channels": 1}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"num_parameters": 3, "expand": 2, "mode": "linear", "channels": 1},
+        {"stem": 2, "dials": ["denoise", "detail"]},
+    ],
+)
 @torch.inference_mode()
 def test_round_trip(tmp_path, arguments):
     model = randomise(TunableNAFNet(**TINY, **arguments)).eval()
@@ -251,6 +258,19 @@ def test_sizes():
     assert make_tunable(nn.Conv2d(3, 3, 1)).size_multiple == 1
     for height, width in [(1, 1), (5, 31), (16, 8)]:
         assert model(torch.rand(1, 3, height, width)).shape == (1, 3, height, width)
+
+
+@torch.inference_mode()
+def test_a_stem_works_on_unshuffled_pixels():
+    model = TunableNAFNet(**TINY, stem=2).eval()
+    assert model.size_multiple == 8 and model.network.embed.weight[0].shape == (8, 12, 3, 3)
+    for height, width in [(1, 1), (5, 31), (16, 8)]:
+        image = torch.rand(1, 3, height, width)
+        assert torch.allclose(model.fuse([0.2, 0.8])(image), model(image, [0.2, 0.8]), atol=1e-6)
+    for end in (model.network.output.weight, model.network.output.bias):
+        for copied in end:
+            nn.init.zeros_(copied)
+    assert torch.equal(model(image), image)
 
 
 def test_a_fresh_naf_net_keeps_its_blocks_silent():
@@ -298,6 +318,8 @@ def test_wrong_arguments_are_explained():
         model(image, torch.rand(3, 2))
     with pytest.raises(ValueError, match="3 rows of parameters for a batch of 2"):
         TunableConv2d(3, 3, 1)(image, torch.rand(3, 2))
+    with pytest.raises(ValueError, match="1 names of dials for 2 parameters"):
+        TunableNAFNet(**TINY, dials=["detail"])
     with pytest.raises(ValueError, match="a fused network has one setting"):
         model.fuse(torch.rand(2, 2))
     with pytest.raises(ValueError, match="must be 'linear' or 'mlp'"):

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from genres.restoration.ada_ir import AdaIR
-from genres.training.data import DegradedPatches, load_pyramid
-from genres.training.losses import LOSSES, log_error
+from genres.restoration.deep_rft import DeepRFTv2
+from genres.restoration.tunable import TunableNAFNet
+from genres.training.data import DegradedPatches, TunedPatches, load_pyramid
+from genres.training.losses import LOSSES, Objective, log_error, parametric_loss
 from genres.training.trainer import Recipe, Stage, build_model, learning_rate_factor, read_recipe, train
 
 RECIPE = """
@@ -21,6 +23,30 @@ stages:
 warmup: 2
 zero: [output.weight]
 checkpoint_steps: 2
+"""
+
+
+TUNABLE = """
+name: dials
+model: TunableNAFNet
+config: {width: 4, encoder_blocks: [1], middle_blocks: 1, decoder_blocks: [1], stem: 2, dials: [denoise, detail]}
+tasks: {denoise: 1}
+objectives: [{keep: 0.0}, {keep: 0.9, keep_colour: 0.0, weight: 2.0}]
+stages: [{steps: 4, crop: 16, batch: 4}]
+warmup: 1
+checkpoint_steps: 2
+"""
+
+SCALES = """
+name: scales
+model: DeepRFTv2
+config:
+  {width: 4, stem: 2, kernel_kinds: [naf, naf, naf, naf], encoder_blocks: [[1, 1, 1]], decoder_blocks: [[1, 1, 1]],
+   half_encoder_blocks: [[1, 1, 1]], half_decoder_blocks: [[1, 1, 1]], encoder_kinds: [[naf, naf, naf]],
+   decoder_kinds: [[naf, naf, naf]], half_encoder_kinds: [[naf, naf, naf]], half_decoder_kinds: [[naf, naf, naf]]}
+tasks: {camera_blur: 1}
+loss: scales
+stages: [{steps: 2, crop: 32, batch: 1}]
 """
 
 
@@ -70,6 +96,30 @@ def test_a_run_starts_from_trained_weights_and_fills_up_what_has_grown(recipe, t
         build_model(recipe)
 
 
+@pytest.mark.parametrize("shared", [1, 4])
+def test_a_tunable_network_is_trained_and_resumed_to_the_bit(photographs, tmp_path, shared):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(TUNABLE + f"shared_parameters: {shared}\nphotos: {photographs}\n")
+    recipe = read_recipe(path)
+    fresh = build_model(recipe).half().state_dict()
+    whole = TunableNAFNet.from_pretrained(train(recipe, tmp_path / "whole"), torch_dtype=torch.float16)
+    train(recipe, tmp_path / "parts", stop_at=3)
+    parts = TunableNAFNet.from_pretrained(train(recipe, tmp_path / "parts"), torch_dtype=torch.float16).state_dict()
+    assert all(torch.equal(value, parts[key]) for key, value in whole.state_dict().items())
+    assert sum(not torch.equal(value, fresh[key]) for key, value in parts.items()) > len(parts) / 2
+    assert whole.config.dials == ["denoise", "detail"]
+
+
+def test_all_scales_of_a_deblurring_network_are_trained(photographs, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(SCALES + f"photos: {photographs}\n")
+    recipe = read_recipe(path)
+    trained = DeepRFTv2.from_pretrained(train(recipe, tmp_path / "run"), torch_dtype=torch.float16).state_dict()
+    fresh = build_model(recipe).half().state_dict()
+    outputs = [name for name in fresh if "output" in name and name.endswith("weight")]
+    assert len(outputs) == 4 and not any(torch.equal(trained[name], fresh[name]) for name in outputs)
+
+
 def test_training_lowers_the_loss(photographs, tmp_path):
     recipe = Recipe(
         name="fit",
@@ -100,6 +150,44 @@ def test_patches_depend_on_seed_and_index_alone(photographs):
     assert not torch.equal(whole[0][1], other[0][1])
 
 
+def test_parameters_lie_on_the_simplex_and_neighbours_share_them(photographs):
+    pyramids = [load_pyramid(path) for path in sorted(photographs.iterdir())]
+    patches = DegradedPatches(pyramids, {"denoise": 1.0}, 16, seed=3, first=4, count=200)
+    data = TunedPatches(patches, 3, share=4)
+    assert len(data) == 200 and torch.equal(data[5][1], patches[5][1])
+    rows = torch.stack([data[index][2] for index in range(200)])
+    assert rows.min() >= 0 and torch.allclose(rows.sum(1), torch.ones(200))
+    groups = rows.view(50, 4, 3)
+    assert torch.equal(groups, groups[:, :1].expand_as(groups)) and len(groups[:, 0].unique(dim=0)) > 15
+    corners = (groups[:, 0].amax(1) == 1).sum()
+    assert 15 <= corners <= 35  # half of 50
+
+
+def test_the_best_output_of_mixed_objectives_is_the_mixture_of_their_targets():
+    torch.manual_seed(0)
+    clean = torch.rand(1, 3, 8, 8)
+    degraded = clean + 0.2 * torch.randn_like(clean)
+    objectives = [Objective(), Objective(keep=0.9, keep_colour=0.0)]
+    parameters = torch.tensor([[0.3, 0.7]])
+    targets = [objective.target(degraded, clean) for objective in objectives]
+    assert torch.equal(targets[0], clean)
+    kept = targets[1] - clean
+    torch.testing.assert_close(kept, 0.9 * (degraded - clean).mean(1, keepdim=True).expand_as(kept))
+    output = (0.3 * targets[0] + 0.7 * targets[1]).requires_grad_()
+    parametric_loss(output, degraded, clean, parameters, objectives).backward()
+    assert output.grad.abs().max() < 1e-7
+    torch.testing.assert_close(Objective(keep=1.0).target(degraded, clean), degraded)
+
+
+def test_the_multi_loss_weighs_objectives_and_strengths():
+    clean = torch.full((2, 3, 4, 4), 0.5)
+    degraded = clean + torch.tensor([0.1, 0.3]).view(2, 1, 1, 1)
+    parameters = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    loss = parametric_loss(degraded, degraded, clean, parameters, [Objective(), Objective(keep=0.5, weight=2.0)])
+    first, second = 0.1**2 / (0.1 + 1 / 255), 2 * 0.15**2 / (0.3 + 1 / 255)
+    assert loss.item() == pytest.approx((first + second) / 2)
+
+
 def test_the_rate_warms_up_stays_and_falls():
     recipe = Recipe("r", "AdaIR", {}, {}, [Stage(1000, 64, 8)], warmup=100, decay=0.3)
     factors = [learning_rate_factor(step, recipe) for step in range(1000)]
@@ -114,7 +202,10 @@ def test_the_rate_warms_up_stays_and_falls():
         (("name: tiny", "nmae: tiny"), "unknown fields: nmae; and lacks: name"),
         (("zero: [output.weight]", "loss: l7"), "loss 'l7' is not one of"),
         (("zero: [output.weight]", "optimizer: sgd"), "optimizer 'sgd'"),
-        (("batch: 2", "size: 2"), "every stage has steps, crop and batch"),
+        (("batch: 2", "size: 2"), "a stage has steps, crop and batch"),
+        (("zero: [output.weight]", "loss: scales"), "loss scales is for DeepRFTv2"),
+        (("zero: [output.weight]", "objectives: [{keep: 0}]"), "objectives are for a TunableNAFNet"),
+        (("zero: [output.weight]", "objectives: [{hold: 0}]"), "an objective keep, keep_colour and weight"),
     ],
 )
 def test_a_wrong_recipe_is_explained(tmp_path, change, message):
