@@ -32,6 +32,26 @@ def class_in(file: Path, expected: tuple[str, ...], work: str) -> str:
     return name
 
 
+def stored_config(name: str | Path) -> dict[str, Any] | None:
+    """Configuration of a restoration network, read without loading it.
+
+    Args:
+        name: of an embedded model, or the folder of a model or of a pipeline.
+
+    Returns: None where there is no such configuration here: checkpoint files, repositories of the Hub.
+    """
+    entry = weights.catalogue().get(str(name))
+    folder = entry.folder if entry is not None and entry.folder is not None else Path(name)
+    for file in (folder / "model" / "config.json", folder / "config.json"):
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(config, dict):
+            return config
+    return None
+
+
 def locate(
     name: str | Path, hub_options: dict[str, Any], models: tuple[str, ...]
 ) -> tuple[Path, tuple[str, ...] | None]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,10 +20,11 @@ from torch import Tensor
 import weights
 from genres.restoration.ada_ir import AdaIR
 from genres.restoration.dea_net import DEANet
-from genres.restoration.deep_rft import DeepRFTv2
+from genres.restoration.deep_rft import DeepRFTv2, draw_kernels
 from genres.restoration.naf_net import NAFNet
-from genres.restoration.tunable import TunableNAFNet
+from genres.restoration.tunable import TunableNAFNet, TunableNetwork
 from genres.runtime import fast_inference
+from pipelines.dials import dial_names, dial_values
 from pipelines.errors import Interrupted
 from pipelines.images import OUTPUT_TYPES, Work, prepare, size_of
 from pipelines.loading import class_in, locate, pop_hub_options
@@ -53,6 +55,7 @@ GAIN_BYTES_PER_PIXEL = 160  # maps of the gain at full size, before and after th
 CPU_BUDGET = 2 * 2**30  # larger tiles are not faster on a CPU, and leave less memory to others
 CPU_SHARE, CUDA_SHARE = 0.5, 0.8  # of the free memory
 SMALLEST_TILE = 64
+FUSED_NETWORKS = 8  # settings of the dials whose networks are kept
 
 
 @dataclass
@@ -62,15 +65,19 @@ class RestorationPipelineOutput(BaseOutput):
     Attributes:
         images: a list with one result for each image; or, where a batch (NHWC array, NCHW tensor) was given and arrays
             or tensors are returned, a batch.
+        kernels: where they were asked for, a list with the estimated blur kernel of each image: a grey picture,
+            float32 (h, w) in [0, 1], the largest value 1. None otherwise.
     """
 
     images: list[Any] | np.ndarray | Tensor
+    kernels: list[np.ndarray] | None = None
 
 
 @dataclass
 class _Run:
     """What one call keeps track of."""
 
+    network: Callable[..., Any]
     strength: float
     overlap: int
     total: int
@@ -78,6 +85,7 @@ class _Run:
     callback: Callable[[RestorationPipeline, int, int], None] | None
     done: int = 0
     limit: float = field(default=math.inf)  # longest side of a tile that memory is known to bear
+    kernels: list[np.ndarray] | None = None  # None if they are not asked for
 
 
 class _Silent:
@@ -113,12 +121,24 @@ class RestorationPipeline(DiffusionPipeline):
         self.register_modules(model=model)
         self.register_to_config(tasks=None if tasks is None else list(tasks))
         self._interrupt = False
+        self._fused: OrderedDict[tuple[float, ...], Any] = OrderedDict()  # the latest last
+        self._fused_from: Any = None  # state of the weights that these were fused from
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """What the network does."""
         tasks = self.config["tasks"] or weights.CLASS_TASKS.get(_class_name(self.model), weights.TASKS)
         return tuple(task for task in tasks if task != "auto")
+
+    @property
+    def dials(self) -> tuple[str, ...]:
+        """Names of the dials of a tunable network, "dial 1", "dial 2", ... if it has none; () for other networks."""
+        return dial_names(self.model.config)
+
+    @property
+    def estimates_kernel(self) -> bool:
+        """Whether the network can return the blur kernels that it estimates."""
+        return _class_name(self.model) == "DeepRFTv2" and self.model.config["kernel_estimator"]
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -196,10 +216,13 @@ class RestorationPipeline(DiffusionPipeline):
         tile: int | None = None,
         overlap: int = 32,
         batch_size: int = 1,
+        dials: Mapping[str, float] | Sequence[float] | None = None,
+        extrapolate: bool = False,
+        return_kernel: bool = False,
         output_type: str | None = None,
         return_dict: bool = True,
         callback_on_tile_end: Callable[[RestorationPipeline, int, int], None] | None = None,
-    ) -> RestorationPipelineOutput | tuple[Any]:
+    ) -> RestorationPipelineOutput | tuple[Any, ...]:
         """Restore one image or several.
 
         Size, bit depth, channels, alpha and metadata are kept. Grey images are shown to the network as RGB and
@@ -215,20 +238,31 @@ class RestorationPipeline(DiffusionPipeline):
                 allows and the largest tile that fits otherwise. Tiles that turn out not to fit are divided.
             overlap: of neighbouring tiles, in pixels, at least; at most half a tile is used.
             batch_size: how many images of equal size, following one another, the network sees at once.
+            dials: setting of a tunable network, values in [0, 1] that add up to 1: by name, where the rest of 1 is
+                divided equally among the dials left out ({"detail": 0.3}); or all in the order of `dials`. None sets
+                the first to 1 and the others to 0: of a denoiser, as much noise is removed as it can. The network is
+                fused at the setting, so that it runs as fast as one without dials; the last 8 are kept.
+            extrapolate: let dials go from -0.25 to 1.25, beyond what the network was trained on.
+            return_kernel: return the blur kernels that a DeepRFTv2 estimates, too. It sees one for each tile; that of
+                the tile nearest to the middle of the image is returned.
             output_type: "pil" (8 bits, except 16-bit grey), "np" (HW or HWC of the same type), "pt" (CHW in [0, 1]);
                 None for the kind of the input.
-            return_dict: return a `RestorationPipelineOutput` instead of a tuple.
+            return_dict: return a `RestorationPipelineOutput` instead of a tuple, (images,) or (images, kernels).
             callback_on_tile_end: called as `callback(pipe, done, total)` after each tile of all images.
 
         Raises:
             TypeError: something is not an image.
-            ValueError: an argument or an image is out of range, or the network gave NaN or infinity.
+            ValueError: an argument or an image is out of range, dials or kernels are asked of a network that has none,
+                or the network gave NaN or infinity.
             MemoryError: not even tiles of 64 pixels fit.
             Interrupted: `interrupt` was called.
         """
         self._interrupt = False
         self.check_task(task)
         _check_arguments(strength, tile, overlap, batch_size, output_type)
+        if return_kernel and not self.estimates_kernel:
+            raise ValueError(f"This {_class_name(self.model)} estimates no kernel: leave out return_kernel.")
+        network = self._at(dial_values(self.dials, dials, extrapolate))
         images = list(image) if _is_batch(image) or isinstance(image, list | tuple) else [image]
         groups = [
             (start, stop, self._grid(size, stop - start, tile, overlap))
@@ -237,14 +271,39 @@ class RestorationPipeline(DiffusionPipeline):
         total = sum(len(grid) for _, _, grid in groups)
         results = []
         with self.progress_bar(total=total) as bar, fast_inference():
-            run = _Run(float(strength), overlap, total, bar, callback_on_tile_end)
+            run = _Run(network, float(strength), overlap, total, bar, callback_on_tile_end)
+            run.kernels = [] if return_kernel else None
             for start, stop, grid in groups:
                 works = [prepare(one, output_type) for one in images[start:stop]]
                 self._restore(works, grid, run)
                 results += [work.finish() for work in works]
         self.maybe_free_model_hooks()
         output = _as_batch(results) if _is_batch(image) and results else results
-        return RestorationPipelineOutput(images=output) if return_dict else (output,)
+        if return_dict:
+            return RestorationPipelineOutput(images=output, kernels=run.kernels)
+        return (output,) if run.kernels is None else (output, run.kernels)
+
+    def _at(self, values: tuple[float, ...]) -> Callable[..., Any]:
+        """What restores at a setting of the dials: for a tunable network one that is fused, and kept."""
+        if not values:
+            return self.model
+        if self._offloaded or not isinstance(self.model, TunableNetwork):
+            # Its weights are on their way, or it was compiled: it mixes its kernels itself, tile by tile.
+            return lambda image: self.model(image, values)
+        if self._fused_from != (state := _weights_state(self.model)):
+            self._fused.clear()
+            self._fused_from = state
+        if values not in self._fused:
+            fused = self.model.fuse(values).eval()
+            self._fused[values] = fused.to(memory_format=torch.channels_last)
+        self._fused.move_to_end(values)
+        while len(self._fused) > FUSED_NETWORKS:
+            self._fused.popitem(last=False)
+        return self._fused[values]
+
+    @property
+    def _offloaded(self) -> bool:
+        return hasattr(self.model, "_hf_hook") or hasattr(self.model, "_diffusers_hook")
 
     def _restore(self, works: list[Work], grid: TileGrid, run: _Run) -> None:
         """Fill the targets of images of equal size, band by band."""
@@ -253,7 +312,7 @@ class RestorationPipeline(DiffusionPipeline):
 
         def restore(top: int, left: int) -> Tensor:
             tile = torch.stack([pad_to(work.read(top, left, height, width), height, width) for work in works])
-            restored = self._restore_tile(tile, run)
+            restored = self._restore_tile(tile, run, run.kernels is not None and (top, left) == grid.middle)
             return tone.lead(tile, restored, top, left) if tone else restored
 
         image_height, image_width = works[0].source.shape[:2]
@@ -281,12 +340,16 @@ class RestorationPipeline(DiffusionPipeline):
         after = self._restore_tile(padded, replace(run, strength=1.0, callback=None, bar=_Silent()))
         return Tone(before, after[..., : before.shape[2], : before.shape[3]], factor, run.strength)
 
-    def _restore_tile(self, tile: Tensor, run: _Run) -> Tensor:
-        """(B, 3, h, w) -> (B, 3, h, w) float32; in smaller tiles if memory does not bear this one."""
+    def _restore_tile(self, tile: Tensor, run: _Run, kernel: bool = False) -> Tensor:
+        """(B, 3, h, w) -> (B, 3, h, w) float32; in smaller tiles if memory does not bear this one.
+
+        Args:
+            kernel: whether the kernels of this tile are those to return.
+        """
         side = max(tile.shape[-2:])
         if side <= run.limit:
             try:
-                return self._apply(tile, run)
+                return self._apply(tile, run, kernel)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -306,15 +369,16 @@ class RestorationPipeline(DiffusionPipeline):
         run.bar.total = run.total
 
         def restore(top: int, left: int) -> Tensor:
-            return self._restore_tile(tile[..., top : top + height, left : left + width], run)
+            part = tile[..., top : top + height, left : left + width]
+            return self._restore_tile(part, run, kernel and (top, left) == grid.middle)
 
         return torch.cat([rows.clone() for _, rows in blend(grid, restore)], dim=2)
 
-    def _apply(self, tile: Tensor, run: _Run) -> Tensor:
+    def _apply(self, tile: Tensor, run: _Run, kernel: bool) -> Tensor:
         """Run the network on one tile: (B, 3, h, w) -> (B, 3, h, w), float32."""
         self._stop_if_interrupted()
-        restored = tile if run.strength == 0 else self._network(tile)
-        if 0 < run.strength < 1:
+        restored = tile if run.strength == 0 and not kernel else self._network(tile, run, kernel)
+        if run.strength < 1:
             restored = torch.lerp(tile, restored, run.strength)
         run.done += 1
         run.bar.update()
@@ -323,15 +387,22 @@ class RestorationPipeline(DiffusionPipeline):
         self._stop_if_interrupted()
         return restored
 
-    def _network(self, tile: Tensor) -> Tensor:
+    def _network(self, tile: Tensor, run: _Run, kernel: bool) -> Tensor:
         # Weights that an offloading hook moves inside inference mode could not be used outside of it again.
-        offloaded = hasattr(self.model, "_hf_hook") or hasattr(self.model, "_diffusers_hook")
-        with torch.inference_mode(not offloaded):
+        with torch.inference_mode(not self._offloaded):
             image = tile.to(self._execution_device, self.dtype).contiguous(memory_format=torch.channels_last)
-            restored = _full_size(self.model(image), tile).to(tile.device, torch.float32)
+            if kernel:
+                output, kernels = run.network(image, return_kernel=True)
+                pictures = draw_kernels(kernels).cpu().numpy()  # (n B, h, w): n where the network has tiles of its own
+            else:
+                output = run.network(image)
+            restored = _full_size(output, tile).to(tile.device, torch.float32)
         if not restored.isfinite().all():
             hint = "" if self.dtype == torch.float32 else "; float32 reaches further than " + str(self.dtype)[6:]
             raise ValueError(f"The network gave values that are not finite (NaN or infinity){hint}.")
+        if kernel and run.kernels is not None:
+            batch = len(tile)
+            run.kernels += list(pictures[len(pictures) // batch // 2 * batch :][:batch])
         return restored
 
     def _stop_if_interrupted(self) -> None:
@@ -383,6 +454,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _class_name(model: Any) -> str:
     return type(getattr(model, "_orig_mod", model)).__name__  # torch.compile wraps the module
+
+
+def _weights_state(model: Any) -> tuple[Any, ...]:
+    """Changes whenever the weights do: moved, converted, loaded anew, trained."""
+    return tuple(
+        (p.device, p.dtype, p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters()
+    )  # inference tensors count no versions
 
 
 def _full_size(output: Any, image: Tensor) -> Tensor:

@@ -88,6 +88,12 @@ class TileGrid:
     def __len__(self) -> int:
         return len(self.rows.starts) * len(self.columns.starts)
 
+    @property
+    def middle(self) -> tuple[int, int]:
+        """Top and left of the tile that is nearest to the middle."""
+        top, left = (spans.starts[len(spans.starts) // 2] for spans in (self.rows, self.columns))
+        return top, left
+
 
 def cut_grid(height: int, width: int, tile: int, overlap: int, multiple: int = 1, minimum: int = 1) -> TileGrid:
     """Cover an image with tiles; the arguments are those of `cut`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from genres.media.sound import read_audio_packets
 from genres.media.video import VideoInfo, read_frames, scan
 from genres.media.video_writer import Written, write_video
+from pipelines.dials import dial_values
 from pipelines.restoration import RestorationPipeline
 
 PART_FRAMES = 16  # frames that are restored again after an interruption, at most
@@ -28,6 +29,8 @@ def restore_video(
     strength: float = 1.0,
     tile: int | None = None,
     overlap: int = 32,
+    dials: Mapping[str, float] | Sequence[float] | None = None,
+    extrapolate: bool = False,
     crf: float = 16,
     callback: Callable[[int, int], None] | None = None,
 ) -> Written:
@@ -39,7 +42,7 @@ def restore_video(
     Args:
         source: any video that FFmpeg reads.
         output: .mp4, .mkv or .mov; written in H.264 with the frame times, colour tags and sound of the source.
-        task, strength, tile, overlap: as in `RestorationPipeline`.
+        task, strength, tile, overlap, dials, extrapolate: as in `RestorationPipeline`.
         crf: quality of H.264, 0 (best) to 51.
         callback: called as `callback(done, total)` after each frame; what it raises ends the call.
 
@@ -50,17 +53,19 @@ def restore_video(
     """
     source, output = Path(source), Path(output)
     pipe.check_task(task)
+    values = dial_values(pipe.dials, dials, extrapolate)
+    options: Any = {"task": task, "strength": strength, "tile": tile, "overlap": overlap, "dials": values or None}
     info = scan(source, scene_cuts=False)
     times = info.frame_times
-    settings = {"model": dict(pipe.model.config), "task": task, "strength": strength, "tile": tile, "overlap": overlap}
-    folder = _work_folder(output, {**settings, "source": _identity(source)})
+    settings = {"model": dict(pipe.model.config), **options, "source": _identity(source)}
+    folder = _work_folder(output, settings)
     parts = [folder / f"part-{first:08d}.mkv" for first in range(0, len(times), PART_FRAMES)]
 
     def restored(first: int, count: int) -> Iterator[np.ndarray]:
         frames = read_frames(source, first, count, start_time=times[first])
         for number, (frame, _) in enumerate(frames, first + 1):
             image = np.ascontiguousarray(frame)
-            call: Any = pipe(image, task=task, strength=strength, tile=tile, overlap=overlap)
+            call: Any = pipe(image, **options, extrapolate=extrapolate)
             yield call.images[0]
             if callback is not None:
                 callback(number, len(times))

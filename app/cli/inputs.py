@@ -113,8 +113,8 @@ def name_outputs(sources: Sequence[Source], folder: Path, suffix: str, extension
             folder / _name(source, suffix, extension(source.path), level)
             for source, level in zip(sources, levels, strict=True)
         ]
-        uses = Counter(map(_key, names))
-        shared = [number for number, name in enumerate(names) if uses[_key(name)] > 1 and levels[number] < 2]
+        uses = Counter(map(same_name, names))
+        shared = [number for number, name in enumerate(names) if uses[same_name(name)] > 1 and levels[number] < 2]
         if not shared:
             return names
         for number in shared:
@@ -130,5 +130,6 @@ def _name(source: Source, suffix: str, extension: str, level: int) -> Path:
     return source.relative.with_name(stem + extension)
 
 
-def _key(path: Path) -> str:
+def same_name(path: Path) -> str:
+    """Equal for paths that some file system takes for one: `A` and `a`, the two spellings of an accent."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import sys
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from statistics import mean
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.errors import CommandError, printable
+from app.cli.kernels import is_kernel, kernel_paths, plan_kernels, write_kernel
 from app.cli.options import (
     Device,
     DeviceOption,
@@ -25,6 +25,7 @@ from app.cli.options import (
     find_device,
     make_folder,
 )
+from app.cli.restore_options import Options, check_network, parse_dials
 
 if TYPE_CHECKING:
     from app.cli.batch import Item, Outcome, Step, Work
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tiff", "bmp": ".bmp"}
 VIDEO_NAMES = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "m2ts", "wmv", "flv", "3gp", "ogv")
 VIDEOS = frozenset(f".{name}" for name in VIDEO_NAMES)
-COMPARED = ("model", "task", "strength", "source")  # settings that make a different result
 
 
 class Task(StrEnum):
@@ -53,32 +53,6 @@ class Format(StrEnum):
     webp = "webp"
     tiff = "tiff"
     bmp = "bmp"
-
-
-@dataclass
-class Options:
-    """What the command was asked to do."""
-
-    output: Path
-    task: str
-    model: str
-    strength: float
-    tile: int | None
-    overlap: int
-    format: str
-    quality: int
-    suffix: str
-    overwrite: bool
-    device: str
-    precision: str
-    reference: Path | None
-    version: str
-
-    def settings(self, source: Path) -> dict[str, Any]:
-        """What is embedded in a result."""
-        names = ("model", "task", "strength", "tile", "overlap")
-        chosen = {name: getattr(self, name) for name in names} | {"model": Path(self.model).name}
-        return {"genres": self.version, "work": "restore", **chosen, "dtype": self.precision, "source": source.name}
 
 
 def restore(
@@ -102,6 +76,23 @@ def restore(
     strength: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="1 is the model's result, 0 the input, between them a blend.")
     ] = 1.0,
+    dial: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Dial of a tunable model, such as detail=0.3; what is left of 1 goes to the dials that are not given, "
+            "and without any, all of it to the first. `genres weights show` names them. Repeat the option for more.",
+        ),
+    ] = None,
+    extrapolate: Annotated[
+        bool, typer.Option("--extrapolate", help="Take dials from -0.25 to 1.25, beyond what the model was trained on.")
+    ] = False,
+    kernels: Annotated[
+        bool,
+        typer.Option(
+            "--kernels", help="Write the blur kernel that a DeepRFTv2 estimates as NAME-kernel.png beside the result."
+        ),
+    ] = False,
     tile: Annotated[
         int | None,
         typer.Option(
@@ -149,6 +140,9 @@ def restore(
         task=task,
         model=model or default_model(task),
         strength=strength,
+        dials=parse_dials(dial or []),
+        extrapolate=extrapolate,
+        kernels=kernels,
         tile=tile,
         overlap=overlap,
         format=format,
@@ -163,12 +157,13 @@ def restore(
     _check(options, inputs)
     found = _find(options, inputs, recursive)
     items = _plan(options, found.sources)
+    drawings = plan_kernels(items, overwrite) if kernels else {}
     make_folder(output)
     outcome = batch.run(
         items,
-        lambda: _open_work(options),
+        lambda: _open_work(options, drawings),
         overwrite=overwrite,
-        describe_existing=lambda item: _describe_existing(item, options),
+        describe_existing=lambda item: _describe_existing(item, options, drawings),
     )
     if json_report:
         print(json.dumps(_report(options, outcome, found.left_out)))
@@ -183,6 +178,7 @@ def _check(options: Options, inputs: list[str]) -> None:
         raise typer.BadParameter("an input is empty; give files, folders or patterns.")
     if options.suffix != Path(options.suffix).name:
         raise typer.BadParameter("it goes into a file name, so it cannot hold a slash.", param_hint="--suffix")
+    check_network(options)
 
 
 def _find(options: Options, inputs: list[str], recursive: bool) -> "Found":
@@ -238,17 +234,23 @@ def _extension(path: Path, format: str) -> str:
 
 
 def _without_results(sources: list["Source"], options: Options) -> list["Source"]:
-    outputs = list(map(os.path.abspath, _outputs(sources, options)))
+    results = _outputs(sources, options)
+    outputs = list(map(os.path.abspath, results))
     own = set(outputs)
     paths = [os.path.abspath(source.path) for source in sources]
-    return [s for s, path, output in zip(sources, paths, outputs, strict=True) if path == output or path not in own]
+    drawn = {path for path in set(map(os.path.abspath, kernel_paths(results))) & set(paths) if is_kernel(Path(path))}
+    return [
+        source
+        for source, path, output in zip(sources, paths, outputs, strict=True)
+        if path not in drawn and (path == output or path not in own)
+    ]
 
 
 def _same_file(source: Path, output: Path) -> bool:
     return source.exists() and output.exists() and source.samefile(output)
 
 
-def _describe_existing(item: "Item", options: Options) -> str:
+def _describe_existing(item: "Item", options: Options, drawings: dict[Path, Path]) -> str:
     """Why a result is kept, and whether it is the one that these settings would give."""
     from genres.media.images import ImageError, read_settings
 
@@ -258,13 +260,14 @@ def _describe_existing(item: "Item", options: Options) -> str:
         settings = read_settings(item.output)
     except ImageError:
         return "The result exists already but cannot be read; --overwrite makes it again."
-    wanted = options.settings(item.source)
-    if settings and any(settings.get(key) != wanted[key] for key in COMPARED):
+    if settings and options.differ(settings, item.source):
         return "The result exists already, made of another file or with other settings; --overwrite makes it again."
+    if item.output in drawings and not drawings[item.output].exists():
+        return "The result exists already, but not its kernel; --overwrite makes both."
     return "The result exists already; --overwrite makes it again."
 
 
-def _open_work(options: Options) -> "Work":
+def _open_work(options: Options, drawings: dict[Path, Path]) -> "Work":
     """Loads the model; the work restores one file after the other with it."""
     pipeline = _open_pipeline(options)
 
@@ -279,15 +282,22 @@ def _open_work(options: Options) -> "Work":
         height, width = picture.pixels.shape[:2]
         item.details["size"] = [width, height]
         item.notes.extend(picture.metadata.notes)
-        restored = pipeline(
+        made = pipeline(
             picture,
             task=options.task,
             strength=options.strength,
+            dials=options.dials,
+            extrapolate=options.extrapolate,
             tile=options.tile,
             overlap=options.overlap,
+            return_kernel=options.kernels,
             callback_on_tile_end=lambda pipe, done, tiles: step(done, tiles),
-        ).images[0]
-        write_image(item.output, restored, quality=options.quality, settings=options.settings(item.source))
+        )
+        restored, settings = made.images[0], options.settings(item.source)
+        if drawing := drawings.get(item.output):  # before the result, which says that all is there
+            write_kernel(drawing, made.kernels[0], settings)
+            item.details["kernel"] = str(drawing)
+        write_image(item.output, restored, quality=options.quality, settings=settings)
         item.details["bytes"] = item.output.stat().st_size
         if options.reference is not None:
             _measure(item, restored, options.reference / item.relative)
@@ -304,6 +314,8 @@ def _restore_video(pipeline: Any, item: "Item", step: "Step", options: Options) 
         item.output,
         task=options.task,
         strength=options.strength,
+        dials=options.dials,
+        extrapolate=options.extrapolate,
         tile=options.tile,
         overlap=options.overlap,
         callback=lambda done, frames: step(done, frames, f"frame {done} of {frames}"),
@@ -312,17 +324,23 @@ def _restore_video(pipeline: Any, item: "Item", step: "Step", options: Options) 
     item.details |= {"frames": written.num_frames, "bytes": item.output.stat().st_size}
     if options.reference is not None:
         item.notes.append("Videos are not measured against a reference.")
+    if options.kernels:
+        item.notes.append("No kernel is drawn of a video.")
 
 
 def _open_pipeline(options: Options) -> Any:
     import torch
 
     from pipelines import RestorationPipeline
+    from pipelines.dials import dial_values
 
     device = find_device(options.device)
     print(f"Restoring with {printable(options.model)} on {device}.", file=sys.stderr)
     dtype = getattr(torch, options.precision)
     pipeline: Any = RestorationPipeline.from_pretrained(options.model, task=options.task, torch_dtype=dtype)
+    dial_values(pipeline.dials, options.dials, options.extrapolate)  # of models that were not here to be asked before
+    if options.kernels and not pipeline.estimates_kernel:
+        raise CommandError(f"{printable(options.model)} estimates no kernel: leave out --kernels.")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
@@ -345,7 +363,8 @@ def _measure(item: "Item", picture: "Picture", reference: Path) -> None:
 
 def _report(options: Options, outcome: "Outcome", left_out: dict[str, int]) -> dict[str, Any]:
     """The object that --json prints."""
-    names = ("task", "strength", "tile", "overlap", "format", "quality", "suffix", "overwrite", "device")
+    names = ["task", "strength", "dials", "extrapolate", "kernels", "tile", "overlap"]
+    names += ["format", "quality", "suffix", "overwrite", "device"]
     return {
         "command": "restore",
         "genres": options.version,

@@ -134,9 +134,13 @@ def _entry(name: str) -> "Entry":
 
 
 def _describe(entry: "Entry") -> dict[str, Any]:
+    from pipelines.dials import dial_names
+    from pipelines.loading import stored_config
+
     names = ("name", "kind", "title", "model", "tasks", "paper", "licence", "file", "where", "reported", "usage")
     known = {name: getattr(entry, name) for name in names} | {"tasks": list(entry.tasks)}
-    return known | {"folder": str(entry.folder) if entry.folder else ""}
+    dials = dial_names(stored_config(entry.folder) or {}) if entry.folder else ()
+    return known | {"dials": list(dials), "folder": str(entry.folder) if entry.folder else ""}
 
 
 def _size(folder: Path, below: str = "") -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import secrets
 import unicodedata
@@ -68,16 +70,33 @@ def save_preview(picture: Picture, path: Path, side: int = PREVIEW_SIDE) -> bool
 
     Returns: whether the preview has fewer pixels than the picture.
     """
-    image = _shown(picture.pixels)
-    if picture.alpha is not None:
-        paper = Image.new(image.mode, image.size, "white")
-        image = Image.composite(image, paper, _shown(picture.alpha[..., None]))
+    image = _on_white(picture)
     reduced = max(image.size) > side
     if reduced:
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    options: dict[str, Any] = {"icc_profile": picture.metadata.icc_profile} if picture.metadata.icc_profile else {}
-    image.save(path, compress_level=1, **options)
+    _save_png(image, path, picture)
     return reduced
+
+
+def data_uri(picture: Picture) -> str:
+    """The same of a small picture, all of it in an address that a page holds."""
+    file = io.BytesIO()
+    _save_png(_on_white(picture), file, picture)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _save_png(image: Image.Image, place: Path | io.BytesIO, picture: Picture) -> None:
+    profile = picture.metadata.icc_profile
+    options: dict[str, Any] = {"icc_profile": profile} if profile else {}
+    image.save(place, "PNG", compress_level=1, **options)
+
+
+def _on_white(picture: Picture) -> Image.Image:
+    image = _shown(picture.pixels)
+    if picture.alpha is None:
+        return image
+    paper = Image.new(image.mode, image.size, "white")
+    return Image.composite(image, paper, _shown(picture.alpha[..., None]))
 
 
 def _shown(samples: np.ndarray) -> Image.Image:

@@ -6,27 +6,40 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Report = TypeVar("Report")
 SECONDS_BETWEEN_REPORTS = 0.2
 
 
 class Job:
-    """One run that a visitor started, or wanted to start and could not."""
+    """One run that a visitor started, or wanted to start and could not.
 
-    def __init__(self, refused: bool = False) -> None:
+    Attributes:
+        asked: the fields that it is for, where another run may wait with others; None for whichever comes.
+        replaced: another run took its place, and tells the visitor how it goes.
+    """
+
+    def __init__(self, refused: bool = False, asked: tuple[Any, ...] | None = None) -> None:
         self.refused = refused
+        self.asked = asked
+        self.replaced = False
         self._stop = threading.Event()
         self._claim = threading.Lock()
 
-    def claim(self) -> bool:
-        """Whether a run may do the job: it was not refused, and this is the first that asks (of a double click)."""
-        return not self.refused and self._claim.acquire(blocking=False)
+    def claim(self, *asked: Any) -> bool:
+        """Whether a run with these fields may do the job: it was not refused, is for them, and this is the first that
+        asks (of a double click)."""
+        return not self.refused and self.asked in (None, asked) and self._claim.acquire(blocking=False)
 
     def stop(self) -> None:
         """Ask the run to end; it does so at the next tile."""
         self._stop.set()
+
+    def replace(self) -> None:
+        """Ask the run to end in silence, for another one."""
+        self.replaced = True
+        self.stop()
 
     @property
     def stopped(self) -> bool:

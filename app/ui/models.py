@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ class Model:
         title: what the visitor reads.
         tasks: what it can do, in the words of the catalogue.
         load: returns the pipeline that runs it.
+        dials: names of its dials, of a tunable network.
     """
 
     title: str
     tasks: tuple[str, ...]
     load: Callable[[], Any]
+    dials: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,14 @@ class Shelf:
 def embedded_models() -> dict[str, Model]:
     """The models that the repository carries, for the tasks of restoration and for generation."""
     import weights
+    from pipelines.dials import dial_names
+    from pipelines.loading import stored_config
 
     models: dict[str, Model] = {}
     for name, entry in weights.catalogue().items():
         if entry.folder is not None and set(entry.tasks) & set(weights.TASKS):
-            models[name] = Model(entry.title, entry.tasks, partial(_load, "RestorationPipeline", name))
+            dials = dial_names(stored_config(name) or {})
+            models[name] = Model(entry.title, entry.tasks, partial(_load, "RestorationPipeline", name), dials=dials)
         elif entry.folder is not None and entry.model in weights.GENERATORS:
             models[name] = _generator(entry.title, entry.tasks, name, entry.folder)
     return models

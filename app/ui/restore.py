@@ -7,20 +7,23 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import gradio as gr
+import numpy as np
 
 from app.ui import look
-from app.ui.files import THUMBNAIL_SIDE, new_folder, safe_stem, save_preview, uploaded
+from app.ui.dials import Dials, said
+from app.ui.files import THUMBNAIL_SIDE, data_uri, new_folder, safe_stem, save_preview, uploaded
 from app.ui.jobs import Job, Throttle, stream
 from app.ui.models import Shelf
-from app.ui.tabs import QUICK, Failure, JobTab, Progress, facts_html, failure, progress_html, status_html
+from app.ui.tabs import QUICK, Failure, JobTab, Progress, facts_html, failure, figure_html, progress_html, status_html
 from genres import __version__
 from genres.media.images import ImageError, Picture, read_image, read_settings, to_float, write_image
+from genres.media.sheets import enlarge
 from pipelines.errors import Interrupted
 
 LOG = logging.getLogger(__name__)
@@ -30,6 +33,7 @@ VISITS = 256  # browsers whose history is remembered
 LARGEST_TILE = 16384
 # Ordinary photos stay whole. Cancelling waits for one tile, some seconds on a processor.
 TILE, OVERLAP = 1024, 32
+KERNEL_SIDE = 130  # pixels of the picture of a kernel
 MEASURED_PIXELS = 2**24  # structural similarity keeps many copies of the picture in memory
 
 TASKS = {
@@ -59,10 +63,14 @@ class Settings:
     strength: float
     tile: int | None
     overlap: int
+    dials: dict[str, float] | None = None
 
     def embedded(self, source: Path) -> dict[str, Any]:
         """What is written into a result, in the words of `genres restore`."""
-        return {"genres": __version__, "work": "restore", **asdict(self), "dtype": "float32", "source": source.name}
+        chosen = asdict(self)
+        if self.dials is None:
+            del chosen["dials"]
+        return {"genres": __version__, "work": "restore", **chosen, "dtype": "float32", "source": source.name}
 
 
 @dataclass(frozen=True)
@@ -76,10 +84,12 @@ class Made:
     how: str
     quality: str = ""
     notes: list[str] = field(default_factory=list)
+    kernel: str = ""  # in HTML
 
     @property
     def facts(self) -> str:
-        return facts_html([("name", self.result.name), ("how", self.how), ("quality", self.quality)], self.notes)
+        facts = [("name", self.result.name), ("how", self.how), ("quality", self.quality)]
+        return self.kernel + facts_html(facts, self.notes)
 
 
 Report = Progress | Failure | Made
@@ -92,6 +102,8 @@ class RestoreTab(JobTab):
         self.history = gr.State([])
         self.visit = gr.BrowserState(None, storage_key="genres-visit")  # finds the history again after a reload
         self.visits: OrderedDict[str, list[Made]] = OrderedDict()
+        self.place = gr.State(None)  # where the crop of the dials is taken
+        self.released = gr.State([])  # where the sliders of the dials were when a run last took notice of them
         super().__init__(shelf, "Restore")
         self._wire(page)
 
@@ -125,15 +137,17 @@ class RestoreTab(JobTab):
         tasks = [(title, task) for task, title in TASKS.items() if self.shelf.choices(task)]
         first = tasks[0][1] if tasks else None
         self.task = gr.Radio(tasks, value=first, label="What is wrong with it?", elem_id="task")
+        model = self.shelf.default(first) if first else None
         self.model = gr.Dropdown(
             [
                 (model.title, name) for name, model in self.shelf.models.items()
             ],  # the page narrows them, programs do not
-            value=self.shelf.default(first) if first else None,
+            value=model,
             label="Model",
             filterable=False,
             elem_id="model",
         )
+        self.dials = Dials(self.shelf, model)
         self.strength = gr.Slider(
             0, 1, 1, step=0.05, label="Strength", info="Less than 1 mixes the original back in.", elem_id="strength"
         )
@@ -165,7 +179,14 @@ class RestoreTab(JobTab):
     def _result_fields(self) -> None:
         self.empty = gr.HTML(EMPTY, padding=False)
         self.photo = gr.Image(
-            label="Your photo", format="png", interactive=False, visible=False, buttons=[], height=520, elem_id="photo"
+            label="Your photo",
+            type="filepath",
+            format="png",
+            interactive=False,
+            visible=False,
+            buttons=[],
+            height=520,
+            elem_id="photo",
         )
         self.compare = gr.ImageSlider(
             label="Before and after",
@@ -200,22 +221,52 @@ class RestoreTab(JobTab):
     # The events.
 
     def _wire(self, page: gr.Blocks) -> None:
+        sliders = self.dials.sliders
         fields = [self.task, self.model, self.strength, self.tile, self.overlap]
         view = [self.empty, self.photo, self.compare, self.facts, self.download]
         gr.on([page.load, self.task.input], self.fit_model, self.task, self.model, **QUICK)
         page.load(self.come_back, self.visit, [self.visit, self.history, self.gallery], **QUICK)
-        self.photos.upload(self.read_back, self.photos, [*fields, self.status], **QUICK)
+        self.photos.upload(self.read_back, self.photos, [*fields, *sliders, self.released, self.status], **QUICK)
         self.photos.change(self.show_photo, self.photos, [*view, self.status], **QUICK)
         self.examples.select(self.use_example, None, self.photos, **QUICK)
         self.gallery.select(self.show_again, self.history, view, **QUICK)
         asked = [self.photos, *fields, self.reference]
+        inputs = [*asked, self.job, self.history, *sliders]
+        outputs = [*view, self.files, self.gallery, self.history]
         self._wire_job(
-            asked,
-            [*asked, self.job, self.history],
-            [*view, self.files, self.gallery, self.history],
+            [*asked, *sliders],
+            inputs,
+            outputs,
             api_name="restore",
             api_description="Restores photographs; the download is the file of the last one.",
         )
+        self._wire_dials([*asked, *sliders], inputs, outputs)
+
+    def _wire_dials(self, asked: list[Any], inputs: list[Any], outputs: list[Any]) -> None:
+        sliders = self.dials.sliders
+        seen: list[Any] = [self.photos, self.model, self.strength, self.place, *sliders]
+        self.model.change(self.dials.fit, self.model, sliders, **QUICK)
+        gr.on(
+            [field.change for field in seen if field is not self.place],
+            self.dials.preview,
+            seen,
+            self.dials.crop,
+            trigger_mode="always_last",
+            **QUICK,
+        )
+        picked = self.photo.select(self.dials.pick, [self.photos, self.photo], self.place, **QUICK)
+        picked.then(self.dials.preview, seen, self.dials.crop, **QUICK)
+        # Of several runs that wait, the last one counts: none may be dropped before it comes to `Job.claim`.
+        begun = gr.on(
+            [slider.release for slider in sliders],
+            self.release,
+            [self.job, self.released, *asked],
+            [*self._begun, self.released],
+            trigger_mode="multiple",
+            **QUICK,
+        )
+        ended = self._run_after(begun, inputs, outputs, trigger_mode="multiple", api_visibility="private")
+        ended.then(self.dials.preview, seen, self.dials.crop, **QUICK)  # the run may have kept it from its turn
 
     def fit_model(self, task: str) -> gr.Dropdown:
         """Offers the models that can do the task, and proposes the best of them."""
@@ -269,9 +320,25 @@ class RestoreTab(JobTab):
                 return self._fields_from(found, source.name)
         return {self.status: gr.skip()}
 
+    def release(self, job: Job | None, before: list[float], *asked: Any) -> dict[Any, Any]:
+        """As `begin`, once there is a photo and a slider has moved; a run that goes on is replaced by the new one.
+
+        Args:
+            before: where the sliders were. They are released also when somebody passes them with the Tab key.
+        """
+        shares = list(asked[-len(self.dials.sliders) :])
+        if not asked[0] or shares == (before or [0] * len(shares)):
+            return {self.job: job or Job(refused=True)}
+        answer = self.begin(*asked) | {self.released: shares}
+        if answer[self.job].refused:
+            return answer | {self.job: job or answer[self.job]}
+        if job is not None:
+            job.replace()
+        return answer | {self.job: Job(asked=asked)}
+
     def _fields_from(self, found: dict[str, Any], name: str) -> dict[Any, Any]:
         try:
-            settings = self._checked(*map(found.get, ("task", "model", "strength", "tile", "overlap")))
+            settings = self._checked(*map(found.get, ("task", "model", "strength", "tile", "overlap", "dials")))
         except ValueError as error:
             return {self.status: status_html(f"{name} carries settings that were not taken over: {error}")}
         return {
@@ -280,10 +347,12 @@ class RestoreTab(JobTab):
             self.strength: settings.strength,
             self.tile: settings.tile,
             self.overlap: settings.overlap,
+            **self.dials.shown(settings.model, settings.dials),
+            self.released: self.dials.shares(settings.dials),
             self.status: status_html(f"The settings were taken over from {name}."),
         }
 
-    def _checked(self, task: Any, model: Any, strength: Any, tile: Any, overlap: Any) -> Settings:
+    def _checked(self, task: Any, model: Any, strength: Any, tile: Any, overlap: Any, dials: Any = None) -> Settings:
         """The settings, once all of them make sense."""
         if not isinstance(task, str) or task not in TASKS:
             raise ValueError("The kind of damage is not known here.")
@@ -296,16 +365,15 @@ class RestoreTab(JobTab):
         overlap = OVERLAP if overlap is None else overlap
         if not _is_length(overlap):
             raise ValueError(f"The overlap must be a whole number up to {LARGEST_TILE}.")
-        return Settings(task, model, float(strength), tile, overlap)
+        return Settings(task, model, float(strength), tile, overlap, self.dials.checked(model, dials))
 
     def _agree(self, *asked: Any) -> Settings:
-        photos, *settings = asked
+        photos, task, model, strength, tile, overlap, reference, *shares = asked
         if not photos:
             raise ValueError("Choose a photo first.")
-        *chosen, reference = settings
         if reference and len(photos) > 1:
             raise ValueError("A reference belongs to one photo: remove it, or restore one photo.")
-        return self._checked(*chosen)
+        return self._checked(task, model, strength, tile, overlap, self.dials.chosen(model, shares))
 
     def run(
         self,
@@ -318,13 +386,20 @@ class RestoreTab(JobTab):
         reference: str | None,
         job: Job | None,
         history: list[Made],
+        detail: float = 0,
+        *further: float,
     ) -> Iterator[dict[Any, Any]]:
-        """Restores one photo after the other and shows each as soon as it is there."""
+        """Restores one photo after the other and shows each as soon as it is there.
+
+        Args:
+            detail, further: the dials of the model but for the first, if it has some.
+        """
+        asked = (photos, task, model, strength, tile, overlap, reference, detail, *further)
         job = job or Job()
-        if not job.claim():
+        if not job.claim(*asked):
             yield {self.status: gr.skip()}
             return
-        settings = self._settings(photos, task, model, strength, tile, overlap, reference)
+        settings = self._settings(*asked)
         made: list[Made] = []
         failures: list[str] = []
 
@@ -332,6 +407,8 @@ class RestoreTab(JobTab):
             self._restore_all(photos, settings, reference, job, report)
 
         for report in stream(job, work):
+            if job.replaced:
+                continue
             if isinstance(report, Progress):
                 yield {self.status: progress_html(report, failures)}
             elif isinstance(report, Failure):
@@ -341,6 +418,9 @@ class RestoreTab(JobTab):
                 history[:] = [report, *history][:HISTORY_LENGTH]  # in place: `visits` holds it too
                 if len(made) + len(failures) < len(photos):  # the last is shown once, with the summary
                     yield {**self._view(report), **self._lists(made, history), self.history: history}
+        if job.replaced:
+            yield {self.status: gr.skip()}
+            return
         shown = {**self._view(made[-1]), **self._lists(made, history), self.history: history} if made else {}
         yield {**shown, self.status: summary_html(len(made), len(photos), failures), **self._idle()}
 
@@ -421,16 +501,18 @@ class RestoreTab(JobTab):
                 picture,
                 task=settings.task,
                 strength=settings.strength,
+                dials=settings.dials,
                 tile=settings.tile,
                 overlap=settings.overlap,
+                return_kernel=pipeline.estimates_kernel,
                 callback_on_tile_end=tile_done,
             )
             seconds = time.monotonic() - started
         if job.stopped:
             raise Interrupted
         report(Progress(f"{place}saving …"))
-        restored = output.images[0]
-        return self._save(source, picture, restored, settings, reference, seconds)
+        made = self._save(source, picture, output.images[0], settings, reference, seconds)
+        return made if output.kernels is None else replace(made, kernel=kernel_html(output.kernels[0]))
 
     def _save(
         self,
@@ -472,9 +554,16 @@ class RestoreTab(JobTab):
                 TASKS[settings.task].lower(),
                 self.shelf.models[settings.model].title.partition(":")[0],
                 f"strength {settings.strength:g}",
+                *([said(settings.dials)] if settings.dials else []),
                 f"{seconds:.1f} s",
             ]
         )
+
+
+def kernel_html(kernel: np.ndarray) -> str:
+    """The picture of a blur kernel (h, w) in [0, 1], each of its pixels a square."""
+    picture = Picture(enlarge(kernel, KERNEL_SIDE)[..., None])
+    return figure_html("Estimated blur kernel", data_uri(picture), "kernel")
 
 
 def measure(restored: Picture, reference: str) -> tuple[str, list[str]]:

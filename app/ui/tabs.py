@@ -74,7 +74,11 @@ class JobTab(ABC):
     def _wire_job(self, asked: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], **api: Any) -> None:
         self.cancel.click(self.stop, self.job, [self.status, self.cancel], **QUICK)
         begun = self.start.click(self.begin, asked, self._begun, trigger_mode="once", **QUICK)
-        begun.success(self.run, inputs, [*outputs, self.status, self.start, self.cancel], **WORK, **api)
+        self._run_after(begun, inputs, outputs, **api)
+
+    def _run_after(self, begun: Any, inputs: Sequence[Any], outputs: Sequence[Any], **options: Any) -> Any:
+        """The run, once a job has begun; gives the event of its end."""
+        return begun.success(self.run, inputs, [*outputs, self.status, self.start, self.cancel], **WORK, **options)
 
     @property
     def _begun(self) -> list[Any]:
@@ -125,6 +129,12 @@ def facts_html(parts: Sequence[tuple[str, str]], notes: Sequence[str] = ()) -> s
     """What is told of a result: (kind, text), and notes."""
     every = [*parts, *(("note", note) for note in notes)]
     return "".join(f'<p class="{kind}">{escape(text)}</p>' for kind, text in every if text)
+
+
+def figure_html(caption: str, source: str, kind: str = "") -> str:
+    """A picture and what it is."""
+    text = escape(caption)
+    return f'<figure class="{kind}"><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
 
 
 def failure(what: str, error: Exception, said: str | None = None) -> Failure:

@@ -1,4 +1,4 @@
-"""Many small pictures as one."""
+"""Small pictures: many as one, and one enlarged."""
 
 from __future__ import annotations
 
@@ -25,3 +25,12 @@ def contact_sheet(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
         top, left = (place // columns) * (height + GAP), (place % columns) * (width + GAP)
         sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return sheet
+
+
+def enlarge(picture: np.ndarray, side: int) -> np.ndarray:
+    """A picture a whole number of times as large, each pixel a square, and no side longer than `side` by that.
+
+    Shapes: (H, W) -> (n H, n W), of the same type.
+    """
+    times = max(side // max(picture.shape), 1)
+    return picture.repeat(times, 0).repeat(times, 1)

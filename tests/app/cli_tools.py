@@ -38,7 +38,8 @@ class FakePipeline:
         for done in range(self.tiles):
             time.sleep(self.seconds)
             callback_on_tile_end(self, done + 1, self.tiles)
-        return SimpleNamespace(images=[dataclasses.replace(picture, pixels=255 - picture.pixels)])
+        kernels = [np.eye(5, dtype=np.float32)] if options.get("return_kernel") else None
+        return SimpleNamespace(images=[dataclasses.replace(picture, pixels=255 - picture.pixels)], kernels=kernels)
 
 
 def main_with_fake(seconds: float) -> None:

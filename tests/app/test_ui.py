@@ -282,6 +282,7 @@ def test_download_is_what_the_pipeline_returns(site, client, tmp_path):
     np.testing.assert_array_equal(got.alpha, picture.alpha)
     assert got.metadata.icc_profile == profile
     wanted = {"work": "restore", "task": "auto", "model": "tiny", "strength": 0.75, "tile": 64, "overlap": 16}
+    assert "dials" not in read_settings(file)
     assert read_settings(file).items() >= (wanted | {"source": path.name}).items()
 
 
@@ -348,7 +349,7 @@ def test_server_paths_and_links_are_refused(site, path, field):
     file = {"path": path, "url": path, "meta": {"_type": "gradio.FileData"}}
     photos, reference = ([file], None) if field == "photos" else (None, file)
     endpoint = f"{site.url}/gradio_api/call/restore"
-    event = httpx.post(endpoint, json={"data": [photos, "auto", "tiny", 1, 64, 16, reference]}).json()["event_id"]
+    event = httpx.post(endpoint, json={"data": [photos, "auto", "tiny", 1, 64, 16, reference, 0]}).json()["event_id"]
     answer = httpx.get(f"{endpoint}/{event}", timeout=30).text
     assert answer.startswith("event: error")
     assert "root:" not in answer and "Traceback" not in answer

@@ -27,6 +27,7 @@ class SlowPipeline:
 
     pipeline: Any
     seconds_per_tile: float = 0.25
+    estimates_kernel: bool = False
     tiles: int = 0
     running: int = 0
     most_running: int = 0
@@ -73,28 +74,37 @@ class App:
     cache: Path
     tiny: Any
     slow: SlowPipeline
+    grain: Any
+    shake: Any
     dots: SlowGenerator
 
 
 @contextmanager
 def running_app(tiny_model: Path, cache: Path) -> Iterator[App]:
-    """Serves the page with small models: "tiny" for all restoration, "slow" for haze, and "dots" that generates."""
+    """Serves the page with small models: "tiny" for all restoration, "slow" for haze, "grain" with a dial for noise,
+    "shake" that estimates a kernel, and "dots" that generates."""
     from pipelines import RestorationPipeline
+    from tests.restorer_tools import tiny_deblurrer, tiny_tunable
 
     tiny = RestorationPipeline.from_pretrained(tiny_model)
     tiny.set_progress_bar_config(disable=True)
     slow = SlowPipeline(RestorationPipeline(tiny.model))
     slow.pipeline.set_progress_bar_config(disable=True)
+    grain, shake = RestorationPipeline(tiny_tunable()), RestorationPipeline(tiny_deblurrer())
+    for pipeline in (grain, shake):
+        pipeline.set_progress_bar_config(disable=True)
     dots = SlowGenerator(tiny_generator())
     models = {
         "tiny": Model("Tiny", TASKS, lambda: tiny),
         "slow": Model("Slow", ("dehaze",), lambda: slow),
+        "grain": Model("Grain", ("denoise",), lambda: grain, dials=("denoise", "detail")),
+        "shake": Model("Shake", ("deblur",), lambda: shake),
         "dots": Generator("Dots", ("generate",), lambda: dots, GENERATED, 2, 1),
     }
     port = free_port()
     page = launch(port=port, open_browser=False, models=models, wait=False)
     try:
-        yield App(f"http://127.0.0.1:{port}", cache, tiny, slow, dots)
+        yield App(f"http://127.0.0.1:{port}", cache, tiny, slow, grain, shake, dots)
     finally:
         page.close()
 
