@@ -14,15 +14,15 @@ from PIL import Image
 from pipelines import RestorationPipeline
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = ("noise", "haze", "rain", "dark", "blur")
+EXAMPLES = {"noise": "denoise", "haze": "dehaze", "rain": "auto", "dark": "auto", "blur": "deblur"}  # task of each
 SIZE = 320, 214
 
 
 def main() -> None:
     sheet = Image.new("RGB", (len(EXAMPLES) * (SIZE[0] + 6) - 6, 2 * SIZE[1] + 6), "white")
-    for column, name in enumerate(EXAMPLES):
+    for column, (name, task) in enumerate(EXAMPLES.items()):
         before = Image.open(ROOT / f"app/ui/examples/{name}.jpg")
-        pipeline = RestorationPipeline.from_pretrained(task="dehaze" if name == "haze" else "auto")
+        pipeline = RestorationPipeline.from_pretrained(task=task)
         for row, image in enumerate((before, pipeline(before).images[0])):
             small = image.resize(SIZE, Image.Resampling.LANCZOS)
             sheet.paste(small, (column * (SIZE[0] + 6), row * (SIZE[1] + 6)))

@@ -4,8 +4,9 @@
 
 Both follow the recipe `deep-rft-deblur` on patches of 96 pixels. A step without estimators is faster, so the network
 without them takes FACTOR times as many; the seconds of either are printed. On the middles of the ten held-out
-photographs, blurred along random trajectories with 1 % noise: mean RGB PSNR in dB. Writes
-benchmarks/results/kernel_ablation.json and docs/images/kernel_ablation.jpg. An interrupted run goes on.
+photographs, blurred along random trajectories with 1 % noise: mean RGB PSNR in dB; and of the embedded model, before
+and after its last kernel estimator. Writes benchmarks/results/kernel_ablation.json and
+docs/images/kernel_ablation.jpg. An interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from genres.media.sheets import contact_sheet
 from genres.metrics import psnr
 from genres.restoration.deep_rft import DeepRFTv2, draw_kernels
 from genres.training.trainer import Recipe, Stage, read_recipe, train
+from weights import embedded_folder
 
 RECIPE = ROOT / "genres/training/recipes/deep-rft-deblur.yaml"
 CROP, SIDE, SHOWN = 96, 256, 192
@@ -42,12 +44,13 @@ def trained(estimates: bool, steps: int, folder: Path) -> tuple[DeepRFTv2, float
     model = DeepRFTv2.from_pretrained(train(recipe, folder), torch_dtype=torch.float32).eval()
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     seconds = sum(50 * line["seconds"] for line in {line["step"]: line for line in lines}.values())
-    return model.configure(train_size=CROP, kernel_tile=CROP, kernel_overlap=32), seconds
+    return model.configure(train_size=CROP, kernel_tile=CROP, kernel_overlap=32, all_outputs=True), seconds
 
 
 @torch.inference_mode()
-def measure(model: DeepRFTv2, pairs: list[tuple[Tensor, Tensor]]) -> tuple[float, list[Tensor]]:
-    outputs = [model(degraded[None])[-1][0] for _, degraded in pairs]
+def measure(model: DeepRFTv2, pairs: list[tuple[Tensor, Tensor]], place: int = -1) -> tuple[float, list[Tensor]]:
+    """Mean PSNR, and the outputs, of one of the images that the network makes."""
+    outputs = [model(degraded[None])[place][0] for _, degraded in pairs]
     values = [psnr(to_tensor(to_array(output)), clean) for output, (clean, _) in zip(outputs, pairs, strict=True)]
     return sum(values) / len(values), outputs
 
@@ -90,6 +93,11 @@ def main() -> None:
         )
         print(rows[-1], flush=True)
         pictures.append(to_array(middle(outputs[0], SHOWN)))
+    embedded = DeepRFTv2.from_pretrained(embedded_folder("deep-rft-deblur"), torch_dtype=torch.float32).eval()
+    for name, place in (("embedded, before its last estimator", -2), ("embedded", -1)):
+        value, _ = measure(embedded.configure(all_outputs=True), pairs, place)
+        rows.append({"network": name, "psnr": round(value, 3)})
+        print(rows[-1], flush=True)
     pictures.append(kernel_picture(model, pairs[0][1]))
     sheet = Image.fromarray(contact_sheet(pictures, len(pictures)))
     sheet.save(ROOT / "docs/images/kernel_ablation.jpg", quality=88)

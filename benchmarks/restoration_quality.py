@@ -52,6 +52,7 @@ def noisy(sigma: float) -> Callable[[Tensor, Generator], Tensor]:
     return lambda image, generator: degradations.gaussian_noise(image, generator, sigma)
 
 
+MODELS = ["adair-all-in-one", "dea-net-haze", "naf-net-denoise", "deep-rft-deblur"]
 SETS: dict[str, tuple[str, Callable[[Tensor, Generator], Tensor]]] = {
     "noise 15": ("denoise", noisy(15)),
     "noise 25": ("denoise", noisy(25)),
@@ -114,7 +115,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder of clean images")
     parser.add_argument("--every", type=int, default=1, help="take every Nth image")
     parser.add_argument("--name", default="held_out")
-    parser.add_argument("--models", nargs="+", default=["adair-all-in-one", "dea-net-haze"])
+    parser.add_argument("--models", nargs="+", default=MODELS)
     options = parser.parse_args()
     if options.images:
         paths = sorted(p for p in options.images.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))

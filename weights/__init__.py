@@ -79,7 +79,11 @@ def embedded_folder(name: str) -> Path:
 
 
 # The embedded model that serves a task best, by the results in docs/results.md.
-DEFAULTS = dict.fromkeys(TASKS, "adair-all-in-one") | {"dehaze": "dea-net-haze"}
+DEFAULTS = dict.fromkeys(TASKS, "adair-all-in-one") | {
+    "denoise": "naf-net-denoise",
+    "dehaze": "dea-net-haze",
+    "deblur": "deep-rft-deblur",
+}
 
 
 def default_model(task: str = "auto") -> str:

@@ -41,7 +41,7 @@ TASKS = {
     "denoise": "Noise",
     "dehaze": "Haze",
     "derain": "Rain",
-    "deblur": "Motion blur",
+    "deblur": "Blur",
     "lowlight": "Too dark",
 }
 EXAMPLE_NAMES = {"noise": "Noise", "haze": "Haze", "rain": "Rain", "blur": "Blur", "dark": "Dark"}

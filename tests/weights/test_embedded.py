@@ -1,0 +1,61 @@
+"""The embedded restoration networks do what their titles say, on photographs that they were not trained on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.functional import to_tensor
+
+import app.ui
+from genres.metrics import psnr
+from genres.restoration import degradations
+from pipelines import RestorationPipeline
+
+EXAMPLE = Path(app.ui.__file__).parent / "examples" / "haze.jpg"  # any photograph will do: noise and blur come on top
+
+
+@pytest.fixture(scope="module")
+def clean():
+    image = Image.open(EXAMPLE)
+    return to_tensor(image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS))[:, :160, :240]
+
+
+def opened(task):
+    pipe = RestorationPipeline.from_pretrained(task=task)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_the_denoiser_removes_noise_of_unknown_strength_and_leaves_a_clean_photograph_alone(clean):
+    pipe = opened("denoise")
+    assert pipe.dials == ("denoise", "detail")
+    for sigma, gain in ((15, 5), (25, 7), (50, 9)):
+        noisy = degradations.gaussian_noise(clean, torch.Generator().manual_seed(sigma), sigma)
+        assert psnr(pipe(noisy).images[0], clean) > psnr(noisy, clean) + gain
+    assert psnr(pipe(clean).images[0], clean) > 38
+
+
+def test_what_is_left_of_the_noise_grows_along_the_dial_for_detail(clean):
+    pipe = opened("denoise")
+    noisy = degradations.gaussian_noise(clean, torch.Generator().manual_seed(0), 25)
+    left = [(pipe(noisy, dials={"detail": share / 4}).images[0] - clean).std().item() for share in range(5)]
+    assert left == sorted(set(left))
+    kept = pipe(noisy, dials={"detail": 1}).images[0] - clean
+    grey = kept.mean(0, keepdim=True)
+    assert grey.std() > 2 * (kept - grey).std()  # grain stays, colour goes
+
+
+def test_the_deblurring_network_sharpens(clean):
+    pipe = opened("deblur")
+    gains = []
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        kernel = degradations.motion_kernel(generator, longest=8)
+        blurred = degradations.filter2d(clean[None], kernel[None], border_type="reflect")[0]
+        blurred = (blurred + 0.01 * torch.randn(clean.shape, generator=generator)).clamp(0, 1)
+        output = pipe(blurred, return_kernel=True)
+        gains.append(psnr(output.images[0], clean) - psnr(blurred, clean))
+    assert min(gains) > 0 and sum(gains) / len(gains) > 0.4
+    (kernel,) = output.kernels
+    assert kernel.max() == pytest.approx(1) and kernel.min() >= 0
