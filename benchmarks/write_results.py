@@ -24,8 +24,8 @@ haze is dense, rain is that of the training distribution, low light and blur com
 photograph itself, where 100 stands for an equal image.
 
 What falls short: the all-in-one model does not remove motion blur, and on smooth photographs makes it a little worse;
-`deep-rft-deblur` removes a small part of it; `dea-net-haze` treats a clear photograph as a hazy one. They were trained
-for one and a half to three and a half hours on one processor core; the recipes can be run longer.
+`deep-rft-deblur` removes a part of it; `dea-net-haze` treats a clear photograph as a hazy one. They were trained for
+one to three and a half hours on one processor core; the recipes can be run longer.
 """
 
 SPEED = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,10 @@ class JobTab(ABC):
         """
 
     def _wire_job(self, asked: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], **api: Any) -> None:
-        self.cancel.click(self.stop, self.job, [self.status, self.cancel], **QUICK)
+        # The page says so by itself: an answer of the server might come after the last word of the run.
+        said = f"() => {json.dumps(status_html('Stopping …'))}"
+        self.cancel.click(None, None, self.status, js=said, **QUICK)
+        self.cancel.click(self.stop, self.job, self.cancel, **QUICK)
         begun = self.start.click(self.begin, asked, self._begun, trigger_mode="once", **QUICK)
         self._run_after(begun, inputs, outputs, **api)
 
@@ -97,10 +101,10 @@ class JobTab(ABC):
             self.cancel: gr.Button(interactive=True),
         }
 
-    def stop(self, job: Job | None) -> dict[Any, Any]:
+    def stop(self, job: Job | None) -> gr.Button:
         if job is not None:
             job.stop()
-        return {self.status: status_html("Stopping …"), self.cancel: gr.Button(interactive=False)}
+        return gr.Button(interactive=False)
 
     def _settings(self, *asked: Any) -> Any:
         """As `_agree`, for programs, which come without `begin`."""
