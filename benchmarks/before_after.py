@@ -7,13 +7,11 @@ Writes docs/images/before_after.jpg: one column per example, degraded above, res
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from PIL import Image
 
+from benchmarks.report import ROOT
 from pipelines import RestorationPipeline
 
-ROOT = Path(__file__).parents[1]
 EXAMPLES = {"noise": "denoise", "haze": "dehaze", "rain": "auto", "dark": "auto", "blur": "deblur"}  # task of each
 SIZE = 320, 214
 

@@ -17,15 +17,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.report import processor, write_result
-from benchmarks.restoration_quality import blurred, held_out, read, to_array, to_tensor
-from benchmarks.tunable_ablation import ROOT, middle
-from genres.media.sheets import contact_sheet
+from benchmarks.report import ROOT, processor, write_result
+from benchmarks.restoration_quality import blurred, held_out_pairs, middle, to_array, to_tensor
+from genres.media.sheets import contact_sheet, enlarge
 from genres.metrics import psnr
 from genres.restoration.deep_rft import DeepRFTv2, draw_kernels
 from genres.training.trainer import Recipe, Stage, read_recipe, train
@@ -56,10 +55,9 @@ def measure(model: DeepRFTv2, pairs: list[tuple[Tensor, Tensor]], place: int = -
 
 
 @torch.inference_mode()
-def kernel_picture(model: DeepRFTv2, image: Tensor) -> Any:
+def kernel_picture(model: DeepRFTv2, image: Tensor) -> np.ndarray:
     _, kernels = model.configure(kernel_tile=None)(middle(image, CROP)[None], return_kernel=True)
-    picture = (draw_kernels(kernels)[0] * 255).byte().numpy()
-    return cv2.resize(picture, (SHOWN, SHOWN), interpolation=cv2.INTER_NEAREST)[..., None]
+    return enlarge((draw_kernels(kernels)[0] * 255).byte().numpy(), SHOWN)[..., None]
 
 
 def main() -> None:
@@ -69,11 +67,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/kernel-ablation"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    pairs = []
-    for seed, path in enumerate(held_out()):
-        clean = read(path)
-        degraded = to_tensor(to_array(blurred(clean, torch.Generator().manual_seed(seed))))
-        pairs.append((middle(clean, SIDE), middle(degraded, SIDE)))
+    pairs = held_out_pairs(blurred, SIDE)
     before = sum(psnr(degraded, clean) for clean, degraded in pairs) / len(pairs)
     rows: list[dict[str, Any]] = [{"network": "input", "psnr": round(before, 3)}]
     pictures = [to_array(middle(image, SHOWN)) for image in reversed(pairs[0])]

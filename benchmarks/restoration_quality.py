@@ -43,8 +43,7 @@ def dark(image: Tensor, generator: Generator) -> Tensor:
 
 def blurred(image: Tensor, generator: Generator) -> Tensor:
     """Random camera trajectory of up to 18 pixels, 1 % noise."""
-    kernel = degradations.motion_kernel(generator, longest=18)
-    image = degradations.filter2d(image[None], kernel[None], border_type="reflect")[0]
+    image = degradations.blur(image, degradations.motion_kernel(generator, longest=18))
     return image + 0.01 * torch.randn(image.shape, generator=generator)
 
 
@@ -86,6 +85,22 @@ def to_tensor(array: np.ndarray) -> Tensor:
 def held_out() -> list[Path]:
     """The photographs that are kept from training."""
     return sorted(photo.path for photo in fetch_photos() if photo.split == "validation")
+
+
+def middle(image: Tensor, side: int) -> Tensor:
+    """The square of this side in the middle."""
+    top, left = ((length - side) // 2 for length in image.shape[-2:])
+    return image[..., top : top + side, left : left + side]
+
+
+def held_out_pairs(degrade: Callable[[Tensor, Generator], Tensor], side: int) -> list[tuple[Tensor, Tensor]]:
+    """Middles (3, side, side) of the photographs kept from training, clean and degraded with fixed seeds, of 8 bits."""
+    pairs = []
+    for seed, path in enumerate(held_out()):
+        clean = read(path)
+        degraded = to_tensor(to_array(degrade(clean, torch.Generator().manual_seed(seed))))
+        pairs.append((middle(clean, side), middle(degraded, side)))
+    return pairs
 
 
 def measure(paths: list[Path], models: list[str]) -> dict[str, dict[str, float]]:

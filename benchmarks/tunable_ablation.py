@@ -25,14 +25,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.report import processor, write_result
-from benchmarks.restoration_quality import held_out, noisy, read, to_array, to_tensor
+from benchmarks.report import ROOT, processor, write_result
+from benchmarks.restoration_quality import held_out_pairs, middle, noisy, to_array
 from genres.media.sheets import contact_sheet
 from genres.restoration.tunable import TunableNAFNet
 from genres.training.losses import Objective
 from genres.training.trainer import Recipe, Stage, read_recipe, train
 
-ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "genres/training/recipes/naf-net-denoise.yaml"
 SETTINGS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the dial: the share of "detail"
 SINGLE = (0.0, 0.5, 1.0)
@@ -56,12 +55,8 @@ def single(steps: int, objective: Objective, start: Path | None = None) -> Recip
 def objective_at(setting: float) -> Objective:
     """The one target that the mixed objectives have at a setting of the dial."""
     first, second = small(1).objectives
-
-    def mixed(name: str) -> float:
-        values = [getattr(one, name) if getattr(one, name) is not None else one.keep for one in (first, second)]
-        return (1 - setting) * values[0] + setting * values[1]
-
-    return Objective(mixed("keep"), mixed("keep_colour"))
+    keep = (1 - setting) * first.keep + setting * second.keep
+    return Objective(keep, (1 - setting) * first.colour + setting * second.colour)
 
 
 def trained(recipe: Recipe, folder: Path) -> TunableNAFNet:
@@ -85,11 +80,6 @@ def networks(steps: int, folder: Path) -> dict[str, Callable[[float], nn.Module 
     return {"tunable": lambda s: tunable.fuse([1 - s, s]), "single": singles.get, "interpolated": interpolated}
 
 
-def middle(image: Tensor, side: int) -> Tensor:
-    top, left = ((length - side) // 2 for length in image.shape[-2:])
-    return image[..., top : top + side, left : left + side]
-
-
 @torch.inference_mode()
 def measure(network: nn.Module, pairs: list[tuple[Tensor, Tensor]], setting: float) -> tuple[float, float, Tensor]:
     """RMS distance to the target and noise left in the brightness, in grey levels, and the first output."""
@@ -111,11 +101,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/tunable-ablation"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    pairs = []
-    for seed, path in enumerate(held_out()):
-        clean = read(path)
-        degraded = to_tensor(to_array(noisy(SIGMA)(clean, torch.Generator().manual_seed(seed))))
-        pairs.append((middle(clean, SIDE), middle(degraded, SIDE)))
+    pairs = held_out_pairs(noisy(SIGMA), SIDE)
     rows, pictures = [], [to_array(middle(image, SHOWN)) for image in pairs[0]]
     blank = [255 * (pictures[0] // 255 | 1)] * (len(SETTINGS) - len(pictures))
     pictures += blank

@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.report import RESULTS, ROOT
 
 HEAD = """# Results
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,11 @@ def stored_config(name: str | Path) -> dict[str, Any] | None:
         if isinstance(config, dict):
             return config
     return None
+
+
+def estimates_kernel(class_name: str | None, config: Mapping[str, Any]) -> bool:
+    """Whether a network of this class and configuration can return the blur kernels that it estimates."""
+    return class_name == "DeepRFTv2" and config.get("kernel_estimator", True)
 
 
 def locate(

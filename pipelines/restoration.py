@@ -27,7 +27,7 @@ from genres.runtime import fast_inference
 from pipelines.dials import dial_names, dial_values
 from pipelines.errors import Interrupted
 from pipelines.images import OUTPUT_TYPES, Work, prepare, size_of
-from pipelines.loading import class_in, locate, pop_hub_options
+from pipelines.loading import class_in, estimates_kernel, locate, pop_hub_options
 from pipelines.tiling import TileGrid, blend, cut_grid, pad_to
 from pipelines.tone import Tone, reduced
 
@@ -138,7 +138,7 @@ class RestorationPipeline(DiffusionPipeline):
     @property
     def estimates_kernel(self) -> bool:
         """Whether the network can return the blur kernels that it estimates."""
-        return _class_name(self.model) == "DeepRFTv2" and self.model.config["kernel_estimator"]
+        return estimates_kernel(_class_name(self.model), self.model.config)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

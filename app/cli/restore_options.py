@@ -69,7 +69,7 @@ def parse_dials(texts: Sequence[str]) -> dict[str, float] | None:
 def check_network(options: Options) -> None:
     """Complete the dials, and refuse dials and kernels that the model does not have; later, if it is not here yet."""
     from pipelines.dials import dial_names, dial_values
-    from pipelines.loading import stored_config
+    from pipelines.loading import estimates_kernel, stored_config
 
     config = stored_config(options.model)
     if config is None:
@@ -80,7 +80,7 @@ def check_network(options: Options) -> None:
     except ValueError as error:
         raise _refusal(printable(error)) from error
     options.dials = dict(zip(names, values, strict=True)) or None
-    if options.kernels and (config.get("_class_name") != "DeepRFTv2" or not config.get("kernel_estimator", True)):
+    if options.kernels and not estimates_kernel(config.get("_class_name"), config):
         raise typer.BadParameter(
             f"{printable(options.model)} estimates no kernel; choose a DeepRFTv2 with --model.", param_hint="--kernels"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -20,9 +19,10 @@ from app.ui.dials import Dials, said
 from app.ui.files import THUMBNAIL_SIDE, data_uri, new_folder, safe_stem, save_preview, uploaded
 from app.ui.jobs import Job, Throttle, stream
 from app.ui.models import Shelf
+from app.ui.quality import measure
 from app.ui.tabs import QUICK, Failure, JobTab, Progress, facts_html, failure, figure_html, progress_html, status_html
 from genres import __version__
-from genres.media.images import ImageError, Picture, read_image, read_settings, to_float, write_image
+from genres.media.images import ImageError, Picture, read_image, read_settings, write_image
 from genres.media.sheets import enlarge
 from pipelines.errors import Interrupted
 
@@ -34,7 +34,6 @@ LARGEST_TILE = 16384
 # Ordinary photos stay whole. Cancelling waits for one tile, some seconds on a processor.
 TILE, OVERLAP = 1024, 32
 KERNEL_SIDE = 130  # pixels of the picture of a kernel
-MEASURED_PIXELS = 2**24  # structural similarity keeps many copies of the picture in memory
 
 TASKS = {
     "auto": "Find out by itself",
@@ -566,42 +565,8 @@ def kernel_html(kernel: np.ndarray) -> str:
     return figure_html("Estimated blur kernel", data_uri(picture), "kernel")
 
 
-def measure(restored: Picture, reference: str) -> tuple[str, list[str]]:
-    """How close the result comes to the reference, and sentences about what could not be measured."""
-    import torch
-
-    from genres import metrics
-
-    try:
-        source = uploaded(reference)
-        other = read_image(source, name=source.name)
-    except ImageError as error:
-        return "", [str(error)]
-    if other.pixels.shape != restored.pixels.shape:
-        return "", [f"Nothing was measured: the reference has {_shape(other)}, the result {_shape(restored)}."]
-    pair = [torch.from_numpy(to_float(picture.pixels)).permute(2, 0, 1) for picture in (restored, other)]
-    values, why = [f"PSNR {_decibels(metrics.psnr(*pair))}"], []
-    if pair[0][0].numel() > MEASURED_PIXELS:
-        return values[0], ["SSIM and LPIPS are left out for photos of more than 16 megapixels."]
-    for name, function in (("SSIM", metrics.ssim), ("LPIPS", metrics.lpips_distance)):
-        try:
-            values.append(f"{name} {function(*pair):.4f}")
-        except ValueError as error:
-            why.append(str(error))
-    return " · ".join(values), why
-
-
 def _is_length(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_TILE
-
-
-def _shape(picture: Picture) -> str:
-    height, width, channels = picture.pixels.shape
-    return f"{width} × {height} pixels {'in grey' if channels == 1 else 'in colour'}"
-
-
-def _decibels(value: float) -> str:
-    return "infinite (the two are equal)" if math.isinf(value) else f"{value:.2f} dB"
 
 
 def summary_html(made: int, asked: int, failures: list[str]) -> str:

@@ -143,10 +143,14 @@ def motion_kernel(generator: Generator, size: int = 25, longest: float = 18.0) -
     return kernel / kernel.sum()
 
 
+def blur(image: Tensor, kernel: Tensor) -> Tensor:
+    """Blur (C, H, W) by a kernel (k, k), with reflected borders."""
+    return filter2d(image[None], kernel[None], border_type="reflect")[0]
+
+
 def motion_blur(image: Tensor, generator: Generator) -> Tensor:
     """Blur along a random camera trajectory, with up to 2 % of noise."""
-    kernel = motion_kernel(generator)
-    blurred = filter2d(image[None], kernel[None], border_type="reflect")[0]
+    blurred = blur(image, motion_kernel(generator))
     return (blurred + _uniform(0, 0.02, generator) * _randn(image, generator)).clamp(0, 1)
 
 
@@ -168,9 +172,9 @@ def camera_blur(image: Tensor, generator: Generator) -> Tensor:
         light = image.clamp_min(0) ** 2.2
         if _chance(0.5, generator):
             light = light * torch.where(light > 0.8, _uniform(1, 3, generator), 1.0)
-        blurred = filter2d(light[None], kernel[None], border_type="reflect")[0].clamp(0, 1) ** (1 / 2.2)
+        blurred = blur(light, kernel).clamp(0, 1) ** (1 / 2.2)
     else:
-        blurred = filter2d(image[None], kernel[None], border_type="reflect")[0]
+        blurred = blur(image, kernel)
     return (blurred + _uniform(0, 0.02, generator) * _randn(image, generator)).clamp(0, 1)
 
 

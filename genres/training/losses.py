@@ -91,12 +91,16 @@ class Objective:
     keep_colour: float | None = None
     weight: float = 1.0
 
+    @property
+    def colour(self) -> float:
+        """Share of the colour that stays."""
+        return self.keep if self.keep_colour is None else self.keep_colour
+
     def target(self, degraded: Tensor, clean: Tensor) -> Tensor:
         """(B, 3, H, W) twice -> (B, 3, H, W)."""
         added = degraded - clean
         grey = added.mean(1, keepdim=True)
-        colour = self.keep if self.keep_colour is None else self.keep_colour
-        return clean + self.keep * grey + colour * (added - grey)
+        return clean + self.keep * grey + self.colour * (added - grey)
 
 
 def parametric_loss(

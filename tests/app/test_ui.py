@@ -18,7 +18,8 @@ import app.ui
 from app.ui.files import safe_stem, save_preview, uploaded
 from app.ui.jobs import Job, stream
 from app.ui.models import Model, Shelf, embedded_models
-from app.ui.restore import EXAMPLE_NAMES, EXAMPLES, TASKS, RestoreTab, measure
+from app.ui.quality import measure
+from app.ui.restore import EXAMPLE_NAMES, EXAMPLES, TASKS, RestoreTab
 from genres.media.images import ImageError, read_image, read_settings
 from tests.app.ui_tools import free_port, random_picture, running_app, save
 
