@@ -55,11 +55,16 @@ def noise(image: Tensor, generator: Generator) -> Tensor:
     return (camera_noise if _chance(1 / 6, generator) else gaussian_noise)(image, generator)
 
 
-def jpeg(image: Tensor, generator: Generator) -> Tensor:
-    """Blocks of a JPEG file of quality 60 to 97, as most photographs have that people bring."""
+def jpeg(image: Tensor, generator: Generator, lowest: int = 60, highest: int = 97) -> Tensor:
+    """A JPEG file of a quality in [lowest, highest] with halved colour (4:2:0), as most that people bring."""
     pixels = (image * 255).round().byte().permute(1, 2, 0).flip(-1).contiguous().numpy()  # (H, W, BGR)
-    _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _integer(60, 97, generator)])
+    _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _integer(lowest, highest, generator)])
     return torch.from_numpy(cv2.imdecode(data, cv2.IMREAD_COLOR)).flip(-1).permute(2, 0, 1).float() / 255
+
+
+def file_noise(image: Tensor, generator: Generator) -> Tensor:
+    """Noise in a JPEG file of quality 75 to 98: its colours are smeared and it is mostly grey, as in videos."""
+    return jpeg(noise(image, generator), generator, 75, 98)
 
 
 def smooth_field(height: int, width: int, generator: Generator) -> Tensor:
@@ -193,6 +198,7 @@ def clean(image: Tensor, generator: Generator) -> Tensor:
 
 DEGRADATIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
     "denoise": noise,
+    "file_noise": file_noise,
     "dehaze": haze,
     "derain": rain,
     "deblur": motion_blur,

@@ -110,25 +110,30 @@ _SHARE = {1: [1.0], 2: [0.7, 0.3], 3: [0.6, 0.3, 0.1]}  # how often pixel tasks 
 
 @dataclass
 class TunedPatches(Dataset):
-    """Patches with parameters for a tunable network: half of them uniform on the simplex, half a random corner of it.
+    """Patches with parameters for a tunable network: a corner of the simplex, or uniform on all of it.
 
     Attributes:
         patches: the pairs.
-        parameters: number P of parameters.
+        corners: how often each of the P parameters is 1 and the others 0; at all other times they are uniform.
         share: how many consecutive items have the same parameters.
 
     Items: degraded, clean, parameters (P,), non-negative with sum 1.
     """
 
     patches: DegradedPatches
-    parameters: int
+    corners: Sequence[float]
     share: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.corners) < 0 or sum(self.corners) > 1:
+            raise ValueError(f"The shares of the corners are {list(self.corners)}; they must be >= 0 and add up to <= 1.")
 
     def __len__(self) -> int:
         return len(self.patches)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         random = np.random.default_rng([self.patches.seed, (self.patches.first + index) // self.share, 1])
-        corner = np.eye(self.parameters)[random.integers(self.parameters)]
-        drawn = corner if random.random() < 0.5 else random.dirichlet(np.ones(self.parameters))
+        uniform = random.dirichlet(np.ones(len(self.corners)))
+        choices = [*np.eye(len(self.corners)), uniform]
+        drawn = choices[np.searchsorted(np.cumsum(self.corners), random.random(), side="right")]
         return *self.patches[index], torch.from_numpy(drawn).float()

@@ -55,6 +55,7 @@ class Stage:
     crop: int
     batch: int
     tasks: dict[str, float] = field(default_factory=dict)  # instead of the recipe's, if given
+    corners: list[float] = field(default_factory=list)  # how often each parameter is 1; if not given, half of the time
 
 
 @dataclass
@@ -119,6 +120,9 @@ class Recipe(RunRecipe):
             raise ValueError("objectives are for a TunableNAFNet, which needs one for each of its parameters.")
         if self.objectives and len(self.objectives) != self.config.get("num_parameters", 2):
             raise ValueError(f"there are {len(self.objectives)} objectives; one for each parameter is needed.")
+        for stage in self.stages:
+            if stage.corners and len(stage.corners) != len(self.objectives):
+                raise ValueError(f"a stage has {len(stage.corners)} corners for {len(self.objectives)} objectives.")
 
 
 def _one_of(label: str, value: str, choices: Any) -> None:
@@ -151,7 +155,7 @@ def read_recipe(path: str | Path) -> Any:
             values["objectives"] = [Objective(**objective) for objective in values["objectives"]]
     except TypeError as error:
         raise ValueError(
-            f"{path}: a stage has steps, crop and batch, an objective keep, keep_colour and weight ({error})."
+            f"{path}: a stage has steps, crop, batch, tasks and corners, an objective keep, keep_colour and weight ({error})."
         ) from error
     recipe = kind(**values)
     try:
@@ -318,7 +322,8 @@ class RestorationTask:
                 batch = stage.batch // accelerator.num_processes
                 data: Dataset = patches
                 if recipe.objectives:
-                    data = TunedPatches(patches, len(recipe.objectives), recipe.shared_parameters)
+                    corners = stage.corners or [0.5 / len(recipe.objectives)] * len(recipe.objectives)
+                    data = TunedPatches(patches, corners, recipe.shared_parameters)
                 yield from accelerator.prepare(DataLoader(data, batch_size=batch, num_workers=recipe.workers))
             begin, item = begin + stage.steps, item + stage.steps * size
 

@@ -153,14 +153,16 @@ def test_patches_depend_on_seed_and_index_alone(photographs):
 def test_parameters_lie_on_the_simplex_and_neighbours_share_them(photographs):
     pyramids = [load_pyramid(path) for path in sorted(photographs.iterdir())]
     patches = DegradedPatches(pyramids, {"denoise": 1.0}, 16, seed=3, first=4, count=200)
-    data = TunedPatches(patches, 3, share=4)
+    data = TunedPatches(patches, [0.3, 0.1, 0.1], share=4)
     assert len(data) == 200 and torch.equal(data[5][1], patches[5][1])
     rows = torch.stack([data[index][2] for index in range(200)])
     assert rows.min() >= 0 and torch.allclose(rows.sum(1), torch.ones(200))
     groups = rows.view(50, 4, 3)
     assert torch.equal(groups, groups[:, :1].expand_as(groups)) and len(groups[:, 0].unique(dim=0)) > 15
-    corners = (groups[:, 0].amax(1) == 1).sum()
-    assert 15 <= corners <= 35  # half of 50
+    corners = (groups[:, 0] == 1).sum(0)  # of 50
+    assert 15 <= corners.sum() <= 35 and corners[0] > corners[1] > 0 and corners[2] > 0
+    with pytest.raises(ValueError, match="add up to"):
+        TunedPatches(patches, [0.6, 0.6])
 
 
 def test_the_best_output_of_mixed_objectives_is_the_mixture_of_their_targets():
@@ -202,7 +204,7 @@ def test_the_rate_warms_up_stays_and_falls():
         (("name: tiny", "nmae: tiny"), "unknown fields: nmae; and lacks: name"),
         (("zero: [output.weight]", "loss: l7"), "loss 'l7' is not one of"),
         (("zero: [output.weight]", "optimizer: sgd"), "optimizer 'sgd'"),
-        (("batch: 2", "size: 2"), "a stage has steps, crop and batch"),
+        (("batch: 2", "size: 2"), "a stage has steps, crop, batch"),
         (("zero: [output.weight]", "loss: scales"), "loss scales is for DeepRFTv2"),
         (("zero: [output.weight]", "objectives: [{keep: 0}]"), "objectives are for a TunableNAFNet"),
         (("zero: [output.weight]", "objectives: [{hold: 0}]"), "an objective keep, keep_colour and weight"),
