@@ -39,7 +39,8 @@ States = tuple[Tensor | None, ...]
 class ScanNAFBlock(NAFBlock):
     """NAF block whose first branch also scans its features (NAFEVSBlock in the authors' code).
 
-    `mix(s) = local_scale * project(attention(s)) + global_scale * (1 + global_gain) * scan(norm(s))`.
+    Its first branch adds
+    `scale1 * (local_scale * project(attention(s)) + global_scale * (1 + global_gain) * scan(norm(s)))`.
 
     Before everything the block turns its input and does not turn it back: blocks of even index exchange height and
     width, those of odd index flip both axes. Four of them in a row see all directions and restore the orientation.
@@ -61,8 +62,9 @@ class ScanNAFBlock(NAFBlock):
         self.scan = SelectiveScan2d(channels)
 
     def mix(self, gated: Tensor) -> Tensor:
-        scanned = self.scan(self.scan_norm(gated)) * (1 + self.global_gain)  # (B, C, H, W)
-        return super().mix(gated) * self.local_scale + scanned * self.global_scale
+        scanned = self.scan(self.scan_norm(gated))  # (B, C, H, W)
+        local = self.project(self.attention(gated), self.local_scale * self.scale1)
+        return local + scanned * ((1 + self.global_gain) * self.global_scale * self.scale1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.transpose(2, 3) if self.transposes else x.flip((2, 3))

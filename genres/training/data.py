@@ -126,7 +126,9 @@ class TunedPatches(Dataset):
 
     def __post_init__(self) -> None:
         if min(self.corners) < 0 or sum(self.corners) > 1:
-            raise ValueError(f"The shares of the corners are {list(self.corners)}; they must be >= 0 and add up to <= 1.")
+            raise ValueError(
+                f"The shares of the corners are {list(self.corners)}; they must be >= 0 and add up to <= 1."
+            )
 
     def __len__(self) -> int:
         return len(self.patches)

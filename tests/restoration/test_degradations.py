@@ -38,7 +38,9 @@ def test_noise_in_a_file_is_grey(image):
     for seed in range(10):
         noise = d.file_noise(image, generator(seed)) - image
         grey = noise.mean(0)
-        assert grey.std() > (noise - grey).std() or grey.std() < 0.02  # white noise has 0.7 times as much grey as colour
+        assert (
+            grey.std() > (noise - grey).std() or grey.std() < 0.02
+        )  # white noise has 0.7 times as much grey as colour
 
 
 def test_haze_lowers_contrast_and_lifts_darkness(image):
