@@ -11,8 +11,8 @@ class PointwiseConv2d(nn.Conv2d):
 
     On a CPU this is up to twice as fast as the convolution, and more so in the backward pass.
 
-    Shapes: (B, C_in, H, W) -> (B, C_out, H, W). A `scale` of the outputs, (C_out, 1, 1), is applied to the kernel, which
-    is smaller than the map.
+    Shapes: (B, C_in, H, W) -> (B, C_out, H, W). A `scale` of the outputs, (C_out, 1, 1), is applied to the kernel,
+    which is smaller than the map.
     """
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True):

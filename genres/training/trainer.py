@@ -155,7 +155,8 @@ def read_recipe(path: str | Path) -> Any:
             values["objectives"] = [Objective(**objective) for objective in values["objectives"]]
     except TypeError as error:
         raise ValueError(
-            f"{path}: a stage has steps, crop, batch, tasks and corners, an objective keep, keep_colour and weight ({error})."
+            f"{path}: a stage has steps, crop, batch, tasks and corners, "
+            f"an objective keep, keep_colour and weight ({error})."
         ) from error
     recipe = kind(**values)
     try:
