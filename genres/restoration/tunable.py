@@ -9,6 +9,7 @@ authors' code (mindspore-lab/mindediting, commit f76f419).
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -51,7 +52,7 @@ class TunableTensors(nn.Module):
             raise ValueError(f"{len(slices)} copies cannot be divided among {num_parameters} parameters.")
         self.num_parameters = num_parameters
         self.names = tuple(slices[0])
-        self._last: tuple[list[Any], Tensor, dict[str, Tensor]] | None = None
+        self._last: tuple[list[Any], dict[str, Tensor]] | None = None
         for name in self.names:
             copies = [part[name] for part in slices]
             parameters = [nn.Parameter(x.detach().clone(), requires_grad=x.requires_grad) for x in copies]
@@ -65,35 +66,75 @@ class TunableTensors(nn.Module):
                 self.coefficients.bias.zero_()
 
     def mix(self, parameters: Tensor | Sequence[float]) -> dict[str, Tensor]:
-        """Every tensor at the given parameters, (P,) or (B, P): by name, (B, *shape); B is 1 for (P,).
+        """Every tensor at the given parameters, (P,) or (B, P): by name, (B, *shape); B is 1 for (P,)."""
+        if (single := self.mix_one(parameters)) is not None:
+            return {name: tensor[None] for name, tensor in single.items()}
+        copies = self._copies()
+        weights = self._weights(_rows(parameters, self.num_parameters, copies[0][0]))  # (B, M)
+        mixed = {}
+        for name, values in zip(self.names, copies, strict=True):
+            stack = torch.stack(values).reshape(len(values), -1)  # (M, size)
+            mixed[name] = (weights @ stack).view(len(weights), *values[0].shape)
+        return mixed
+
+    def mix_one(self, parameters: Tensor | Sequence[float], keep: bool = True) -> dict[str, Tensor] | None:
+        """Every tensor (*shape), in the layout of its copies, at one setting (P,) or (1, P); None if there are more.
 
         Without gradients on a CPU, what was mixed last is kept and given again while neither the parameters nor the
         kernels change: mixing small kernels costs more in calls than in arithmetic.
+
+        Args:
+            keep: without it the tensors are mixed anew, and are the caller's.
         """
-        copies = {name: tuple(getattr(self, name)._parameters.values()) for name in self.names}
-        like = copies[self.names[0]][0]
-        rows = _rows(parameters, self.num_parameters, like)  # (B, P)
-        if torch.is_grad_enabled() or rows.is_cuda or torch.compiler.is_compiling():
-            return self._mixed(rows, copies)
-        tensors = [tensor for values in copies.values() for tensor in values]
+        copies = self._copies()
+        like = copies[0][0]
+        if torch.is_grad_enabled() or like.is_cuda or torch.compiler.is_compiling():
+            rows = _rows(parameters, self.num_parameters, like)  # (B, P)
+            return self._sums(self._weights(rows)[0].unbind(), copies) if len(rows) == 1 else None
+        setting = _one_setting(parameters, self.num_parameters)
+        if setting is None:
+            return None
+        tensors = [tensor for values in copies for tensor in values]
         if self.coefficients is not None:
             tensors += [self.coefficients.weight, self.coefficients.bias]
-        if any(tensor.is_inference() for tensor in tensors):  # their changes are not counted
-            return self._mixed(rows, copies)
-        state = [(tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors]
-        if self._last is None or self._last[0] != state or not torch.equal(self._last[1], rows):
-            self._last = state, rows.clone(), self._mixed(rows, copies)
-        return dict(self._last[2])
+        if not keep or like.is_inference():  # whose changes are not counted
+            return self._sums(self._numbers(setting), copies)
+        state = [setting, *[(tensor.data_ptr(), tensor._version) for tensor in tensors]]
+        if self._last is None or self._last[0] != state:
+            self._last = state, self._sums(self._numbers(setting), copies)
+        return dict(self._last[1])
 
-    def _mixed(self, rows: Tensor, copies: Mapping[str, tuple[Any, ...]]) -> dict[str, Tensor]:
-        weights = rows  # (B, M)
-        if self.coefficients is not None:
-            weights = F.linear(rows, self.coefficients.weight, self.coefficients.bias)
+    def _copies(self) -> list[tuple[Any, ...]]:
+        """For each name, its M tensors."""
+        return [tuple(getattr(self, name)._parameters.values()) for name in self.names]
+
+    def _weights(self, rows: Tensor) -> Tensor:
+        """(B, P) -> (B, M)."""
+        return rows if self.coefficients is None else F.linear(rows, self.coefficients.weight, self.coefficients.bias)
+
+    def _numbers(self, setting: list[float]) -> list[float]:
+        """The same of P numbers, for which numbers are faster than tensors."""
+        if self.coefficients is None:
+            return setting
+        rows, shifts = self.coefficients.weight.tolist(), self.coefficients.bias.tolist()
+        return [sum(map(operator.mul, row, setting), shift) for row, shift in zip(rows, shifts, strict=True)]
+
+    def _sums(self, weights: Sequence[Any], copies: Sequence[tuple[Any, ...]]) -> dict[str, Tensor]:
         mixed = {}
-        for name, values in copies.items():
-            stack = torch.stack(values).reshape(len(values), -1)  # (M, size)
-            mixed[name] = (weights @ stack).view(len(rows), *values[0].shape)
+        for name, values in zip(self.names, copies, strict=True):
+            total = values[0] * weights[0]
+            for value, weight in zip(values[1:], weights[1:], strict=True):
+                total = total + value * weight
+            mixed[name] = total
         return mixed
+
+
+def _one_setting(parameters: Tensor | Sequence[float], count: int) -> list[float] | None:
+    """Parameters of shape (count,) or (1, count) as numbers; None for others."""
+    if isinstance(parameters, Tensor):
+        return parameters.flatten().tolist() if parameters.shape in ((count,), (1, count)) else None
+    single = len(parameters) == count and all(isinstance(value, (int, float)) for value in parameters)
+    return [float(value) for value in parameters] if single else None
 
 
 def _rows(parameters: Tensor | Sequence[float], count: int, like: Tensor) -> Tensor:
@@ -148,13 +189,13 @@ class TunableConv2d(TunableTensors):
         self.geometry = {"stride": stride, "padding": padding, "dilation": dilation}
 
     def forward(self, x: Tensor, parameters: Tensor | Sequence[float]) -> Tensor:
+        if (single := self.mix_one(parameters)) is not None:
+            return F.conv2d(x, single["weight"], single.get("bias"), groups=self.groups, **self.geometry)
         tensors = self.mix(parameters)
         kernel, bias = tensors["weight"], tensors.get("bias")  # (B, C_out, C_in / groups, k, k), (B, C_out)
-        rows, batch = len(kernel), len(x)
-        _check_batch(rows, batch)
+        batch = len(x)
+        _check_batch(len(kernel), batch)
         bias = None if bias is None else bias.flatten()
-        if rows == 1:
-            return F.conv2d(x, kernel[0], bias, groups=self.groups, **self.geometry)
         x = x.reshape(1, -1, *x.shape[2:])  # (1, B * C_in, H, W)
         x = F.conv2d(x, kernel.flatten(0, 1), bias, groups=batch * self.groups, **self.geometry)
         return x.unflatten(1, (batch, -1))[0]  # (B, C_out, H', W')
@@ -184,11 +225,11 @@ class TunableLinear(TunableTensors):
         super().__init__(slices, num_parameters, mode)
 
     def forward(self, x: Tensor, parameters: Tensor | Sequence[float]) -> Tensor:
+        if (single := self.mix_one(parameters)) is not None:
+            return F.linear(x, single["weight"], single.get("bias"))
         tensors = self.mix(parameters)
         weight, bias = tensors["weight"], tensors.get("bias")  # (B, C_out, C_in), (B, C_out)
         _check_batch(len(weight), len(x))
-        if len(weight) == 1:
-            return F.linear(x, weight[0], None if bias is None else bias[0])
         out = x.reshape(len(x), -1, x.shape[-1]) @ weight.transpose(1, 2)  # (B, N, C_out)
         out = out if bias is None else out + bias[:, None]
         return out.view(*x.shape[:-1], -1)
@@ -257,19 +298,15 @@ class TunableNetwork(nn.Module):
     def forward(
         self, image: Tensor, parameters: Tensor | Sequence[float] | None = None, **options: Any
     ) -> Tensor | tuple[Tensor, ...]:
-        mixed, ordinary, rows = self._tensors(parameters)
-        _check_batch(rows, len(image))
-
-        def run(row: int, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-            tensors = {name: stack[row] for name, stack in mixed.items()}
-            return functional_call(self.plain, tensors | ordinary, (images,), options)
-
-        if rows == 1:
-            return run(0, image)
-        outputs = [run(row, image[row : row + 1]) for row in range(rows)]
+        states = self._states(parameters)
+        _check_batch(len(states), len(image))
+        if len(states) == 1:
+            return functional_call(self.plain, states[0], (image,), options)
+        images = image.split(1)
+        outputs = [functional_call(self.plain, s, (i,), options) for s, i in zip(states, images, strict=True)]
         if isinstance(outputs[0], tuple):
             return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
-        return torch.cat(outputs)  # type: ignore[arg-type]
+        return torch.cat(outputs)
 
     @torch.no_grad()
     def fuse(self, parameters: Tensor | Sequence[float] | None = None) -> nn.Module:
@@ -277,38 +314,43 @@ class TunableNetwork(nn.Module):
 
         It is of the class that the tunable network was made from, and shares no memory with it.
         """
-        mixed, ordinary, rows = self._tensors(parameters)
-        if rows != 1:
-            raise ValueError(f"There are {rows} rows of parameters; a fused network has one setting.")
+        states = self._states(parameters, keep=False)
+        if len(states) != 1:
+            raise ValueError(f"There are {len(states)} rows of parameters; a fused network has one setting.")
         device = next(self.network.parameters()).device
         fused = copy.deepcopy(self.plain).to_empty(device=device)
-        values = {name: stack[0] for name, stack in mixed.items()} | ordinary
         for name, target in [*fused.named_parameters(), *fused.named_buffers()]:
-            target.data = values[name].detach().clone()
+            target.data = states[0][name]
         return fused
 
-    def _tensors(self, parameters: Tensor | Sequence[float] | None) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
-        """Mixed tensors (B, *shape) and ordinary ones, by the names of the plain network, and the number of rows B."""
-        like = next(self.network.parameters())
+    def _states(self, parameters: Tensor | Sequence[float] | None, keep: bool = True) -> list[dict[str, Tensor]]:
+        """For each row of parameters, every tensor by its name in the plain network.
+
+        Args:
+            keep: without it no memory is shared with this network, where no gradients are needed.
+        """
         if parameters is None:
             parameters = [1 / self.num_parameters] * self.num_parameters
-        rows = _rows(parameters, self.num_parameters, like)  # (B, P)
-        mixed: dict[str, Tensor] = {}
-        ordinary: dict[str, Tensor] = {}
+        rows = _rows(parameters, self.num_parameters, next(self.network.parameters()))  # (B, P)
+        states: list[dict[str, Tensor]] = [{} for _ in rows]
 
         def collect(module: nn.Module, path: tuple[str, ...]) -> None:
-            if isinstance(module, TunableParameter):
-                mixed[".".join(path)] = module(rows)
-            elif isinstance(module, TunableTensors):
-                mixed.update({".".join((*path, name)): tensor for name, tensor in module.mix(rows).items()})
-            else:
-                own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-                ordinary.update({".".join((*path, name)): tensor for name, tensor in own})
-                for name, child in module.named_children():
-                    collect(child, (*path, name))
+            if isinstance(module, TunableTensors):
+                single = module.mix_one(rows, keep)
+                mixed = module.mix(rows) if single is None else {}
+                for row, state in enumerate(states):
+                    tensors = single or {name: stack[row] for name, stack in mixed.items()}
+                    whole = isinstance(module, TunableParameter)
+                    state.update({".".join(path if whole else (*path, name)): t for name, t in tensors.items()})
+                return
+            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+            for state in states:
+                state.update({".".join((*path, name)): t if keep else t.detach().clone() for name, t in own})
+            for name, child in module.named_children():
+                collect(child, (*path, name))
 
         collect(self.network, ())
-        return mixed, ordinary, len(rows)
+        return states
 
 
 def _with_tunable_layers(module: nn.Module, num_parameters: int, expand: int, mode: Mode) -> nn.Module:
