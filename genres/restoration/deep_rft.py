@@ -390,10 +390,18 @@ def point_spread(transfer: Tensor, width: int, side: int = KERNEL_SIDE) -> Tenso
 def draw_kernels(kernels: Tensor) -> Tensor:
     """One grey picture per sample: root mean square over the channels, since kernels of features have any sign.
 
+    Most of what a trained estimator passes on is the feature itself, a point in the middle that outshines the shape
+    around it. It is drawn no brighter than the brightest of the others, if one has a hundredth of its strength.
+
     Shapes: (B, C, h, w) -> (B, h, w) in [0, 1], the largest value 1.
     """
-    power = kernels.float().square().mean(1).sqrt()
-    return power / power.amax((1, 2), keepdim=True).clamp_min(1e-12)
+    strength = kernels.float().square().mean(1).sqrt()
+    row, column = (length // 2 for length in strength.shape[-2:])
+    point = strength[:, row, column].clone()
+    strength[:, row, column] = 0
+    brightest = torch.maximum(strength.amax((1, 2)), point / 100).clamp_min(1e-12)
+    strength[:, row, column] = torch.minimum(point, brightest)
+    return strength / brightest[:, None, None]
 
 
 # The network

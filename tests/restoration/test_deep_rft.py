@@ -71,6 +71,12 @@ def test_kernels_come_with_their_origin_in_the_middle():
     assert point_spread(transfer, 96, 9)[0, 0, 4, 4] > 0.99
     picture = draw_kernels(kernel)
     assert picture.shape == (1, 65, 65) and picture.max() == picture[0, 32, 32] == 1 and picture.min() >= 0
+    assert picture.sum() < 1.01  # a point stays one
+
+    kernel[0, 0, 32, 30], kernel[0, 1, 30, 32] = -0.2, 0.1
+    picture = draw_kernels(kernel)  # does not outshine what is beside it
+    assert picture[0, 32, 32] == picture[0, 32, 30] == 1
+    torch.testing.assert_close(picture[0, 30, 32], torch.tensor(0.5))
 
 
 @torch.inference_mode()
