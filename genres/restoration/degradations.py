@@ -149,8 +149,10 @@ def motion_kernel(generator: Generator, size: int = 25, longest: float = 18.0) -
 
 
 def blur(image: Tensor, kernel: Tensor) -> Tensor:
-    """Blur (C, H, W) by a kernel (k, k), with reflected borders."""
-    return filter2d(image[None], kernel[None], border_type="reflect")[0]
+    """Blur (C, H, W) by a kernel (k, k) of odd side, with reflected borders."""
+    pixels = image.permute(1, 2, 0).contiguous().numpy()  # (H, W, C)
+    blurred = cv2.filter2D(pixels, -1, kernel.numpy(), borderType=cv2.BORDER_REFLECT_101)
+    return torch.from_numpy(blurred.reshape(pixels.shape)).permute(2, 0, 1).contiguous()
 
 
 def motion_blur(image: Tensor, generator: Generator) -> Tensor:
@@ -166,13 +168,38 @@ def disk_kernel(radius: float, size: int = 25) -> Tensor:
     return kernel / kernel.sum()
 
 
-def camera_blur(image: Tensor, generator: Generator) -> Tensor:
-    """Motion blur, in one image of five blur of defocus, with up to 2 % of noise.
+def shake_kernel(generator: Generator, size: int = 29) -> Tensor:
+    """Blur kernel of a hand that shakes: it drifts, rests, and is jerked aside, so the path is thick and uneven.
+
+    Returns: (size, size), non-negative, sum 1, its centre of mass in the middle.
+    """
+    steps, inertia = 128, _uniform(0.7, 0.98, generator)
+    pushes = torch.randn((steps, 2), generator=generator)
+    jerked = torch.rand(steps, generator=generator) < _uniform(0, 0.08, generator)
+    pushes = torch.where(jerked[:, None], 6 * pushes, pushes)
+    velocity, path = (0.0, 0.0), []
+    place = (0.0, 0.0)
+    for push in pushes.tolist():
+        velocity = inertia * velocity[0] + push[0], inertia * velocity[1] + push[1]
+        place = place[0] + velocity[0], place[1] + velocity[1]
+        path.append(place)
+    track = torch.tensor(path).T  # (2, steps): column, row
+    extent = (track.amax(1) - track.amin(1)).amax()
+    track = (track - track.mean(1, keepdim=True)) * (_uniform(4, 22, generator) / extent)
+    half = (size - 1) / 2
+    track = track.clamp(-half + 1, half - 1) + half
+    width = _uniform(0.4, 0.9, generator)
+    columns, rows = (torch.exp(-(((torch.arange(size) - axis[:, None]) / width) ** 2) / 2) for axis in track)
+    kernel = rows.T @ columns
+    return kernel / kernel.sum()
+
+
+def _exposed(image: Tensor, kernel: Tensor, generator: Generator) -> Tensor:
+    """A blurred photograph with up to 2 % of noise.
 
     Half of the images are blurred in linear light, as in a camera, where highlights may be brighter than the sensor
     can tell (saturation); the others as they are, as many test sets do.
     """
-    kernel = disk_kernel(_uniform(1, 5, generator)) if _chance(0.2, generator) else motion_kernel(generator)
     if _chance(0.5, generator):
         light = image.clamp_min(0) ** 2.2
         if _chance(0.5, generator):
@@ -181,6 +208,19 @@ def camera_blur(image: Tensor, generator: Generator) -> Tensor:
     else:
         blurred = blur(image, kernel)
     return (blurred + _uniform(0, 0.02, generator) * _randn(image, generator)).clamp(0, 1)
+
+
+def camera_blur(image: Tensor, generator: Generator) -> Tensor:
+    """Motion blur, in one image of five blur of defocus, half of it in linear light, with up to 2 % of noise."""
+    kernel = disk_kernel(_uniform(1, 5, generator)) if _chance(0.2, generator) else motion_kernel(generator)
+    return _exposed(image, kernel, generator)
+
+
+def shake_blur(image: Tensor, generator: Generator) -> Tensor:
+    """Blur by a hand that shakes, half of it in linear light, with up to 2 % of noise; one image in four is grey."""
+    if _chance(0.25, generator):
+        image = image.mean(0, keepdim=True).expand_as(image)
+    return _exposed(image, shake_kernel(generator), generator)
 
 
 def low_light(image: Tensor, generator: Generator) -> Tensor:
@@ -203,6 +243,7 @@ DEGRADATIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
     "derain": rain,
     "deblur": motion_blur,
     "camera_blur": camera_blur,
+    "shake_blur": shake_blur,
     "lowlight": low_light,
     "clean": clean,
 }

@@ -17,7 +17,7 @@ from genres.restoration.degradations import DEGRADATIONS
 # Haze and darkness are properties of a scene: their patches come from reduced photographs, so that a patch holds much
 # of the scene. The others are properties of pixels.
 SCENE_TASKS = ("dehaze", "lowlight")
-BLUR_TASKS = ("deblur", "camera_blur")
+BLUR_TASKS = ("deblur", "camera_blur", "shake_blur")
 MARGIN = 16  # pixels around a patch that blur may draw from
 
 

@@ -61,13 +61,25 @@ def test_rain_only_adds_light(image):
         assert (d.rain(image, generator(seed)) >= image - 1e-6).all()
 
 
-def test_kernels_sum_to_one_and_do_not_shift_the_image():
-    grid = torch.arange(25.0)
+@pytest.mark.parametrize("draw", [d.motion_kernel, d.shake_kernel])
+def test_kernels_sum_to_one_and_do_not_shift_the_image(draw):
     for seed in range(20):
-        kernel = d.motion_kernel(generator(seed))
+        kernel = draw(generator(seed))
         assert kernel.min() >= 0 and kernel.sum().item() == pytest.approx(1, abs=1e-5)
+        grid = torch.arange(float(len(kernel))) - len(kernel) // 2
         for axis in (0, 1):
-            assert (kernel.sum(1 - axis) * grid).sum().item() == pytest.approx(12, abs=0.6)
+            assert (kernel.sum(1 - axis) * grid).sum().item() == pytest.approx(0, abs=0.6)
+
+
+def test_blur_is_a_correlation_with_reflected_borders(image):
+    kernel = torch.rand(5, 5, generator=generator())
+    padded = torch.nn.functional.pad(image[None], (2, 2, 2, 2), mode="reflect")
+    expected = torch.nn.functional.conv2d(padded, kernel.expand(3, 1, 5, 5), groups=3)[0]
+    torch.testing.assert_close(d.blur(image, kernel), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(d.blur(image[:1], kernel), expected[:1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_line_lies_in_the_middle_of_its_kernel():
     line = d.line_kernel(9, 0.0, 15)
     assert line.sum().item() == pytest.approx(1) and line.sum(0)[1] < 0.01 < line.sum(0)[7]
 
