@@ -1,6 +1,6 @@
 """Quality of the embedded restoration models on photographs that they were not trained on.
 
-    python -m benchmarks.restoration_quality [--images FOLDER] [--every N] [--name NAME] [--models NAME...]
+    python -m benchmarks.restoration_quality [--images FOLDER] [--every N] [--name NAME] [--models M...] [--sets S...]
 
 Without `--images` the photographs are the ten held out from the training set, fetched with it. Each photograph, at most
 768 pixels on its long side, is degraded with a fixed seed, rounded to 8 bits, restored by `RestorationPipeline`,
@@ -47,6 +47,17 @@ def blurred(image: Tensor, generator: Generator) -> Tensor:
     return image + 0.01 * torch.randn(image.shape, generator=generator)
 
 
+def out_of_focus(image: Tensor, generator: Generator) -> Tensor:
+    """Disk with a radius of 3 pixels, 1 % noise."""
+    image = degradations.blur(image, degradations.disk_kernel(3))
+    return image + 0.01 * torch.randn(image.shape, generator=generator)
+
+
+def noisy_file(image: Tensor, generator: Generator) -> Tensor:
+    """Noise of sigma 25 in a JPEG file of quality 90."""
+    return degradations.jpeg(degradations.gaussian_noise(image, generator, 25), generator, 90, 90)
+
+
 def noisy(sigma: float) -> Callable[[Tensor, Generator], Tensor]:
     return lambda image, generator: degradations.gaussian_noise(image, generator, sigma)
 
@@ -56,10 +67,12 @@ SETS: dict[str, tuple[str, Callable[[Tensor, Generator], Tensor]]] = {
     "noise 15": ("denoise", noisy(15)),
     "noise 25": ("denoise", noisy(25)),
     "noise 50": ("denoise", noisy(50)),
+    "noise 25, JPEG": ("denoise", noisy_file),
     "haze": ("dehaze", dense_haze),
     "rain": ("derain", degradations.rain),
     "low light": ("lowlight", dark),
     "motion blur": ("deblur", blurred),
+    "defocus": ("deblur", out_of_focus),
     "nothing": ("auto", degradations.clean),
 }
 
@@ -103,13 +116,14 @@ def held_out_pairs(degrade: Callable[[Tensor, Generator], Tensor], side: int) ->
     return pairs
 
 
-def measure(paths: list[Path], models: list[str]) -> dict[str, dict[str, float]]:
+def measure(paths: list[Path], models: list[str], sets: list[str]) -> dict[str, dict[str, float]]:
     """Mean PSNR per degradation of the input and of every model that does the task."""
     pipelines = {name: RestorationPipeline.from_pretrained(name) for name in models}
     for pipeline in pipelines.values():
         pipeline.set_progress_bar_config(disable=True)
     table: dict[str, dict[str, float]] = {}
-    for label, (task, degrade) in SETS.items():
+    for label in sets:
+        task, degrade = SETS[label]
         values: dict[str, list[float]] = {}
         for seed, path in enumerate(paths):
             clean = read(path)
@@ -121,7 +135,7 @@ def measure(paths: list[Path], models: list[str]) -> dict[str, dict[str, float]]
             for name, output in outputs.items():
                 values.setdefault(name, []).append(min(psnr(to_tensor(output), clean), 100.0))
         table[label] = {name: sum(v) / len(v) for name, v in values.items()}
-        print(label.ljust(12), "  ".join(f"{n} {v:6.2f}" for n, v in table[label].items()), flush=True)
+        print(label.ljust(14), "  ".join(f"{n} {v:6.2f}" for n, v in table[label].items()), flush=True)
     return table
 
 
@@ -131,13 +145,14 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take every Nth image")
     parser.add_argument("--name", default="held_out")
     parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS), metavar="SET")
     options = parser.parse_args()
     if options.images:
         paths = sorted(p for p in options.images.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
     else:
         paths = held_out()
     paths = paths[:: options.every]
-    table = measure(paths, options.models)
+    table = measure(paths, options.models, options.sets)
     content = {"images": len(paths), "psnr": {k: {n: round(v, 3) for n, v in row.items()} for k, row in table.items()}}
     write_result(f"restoration_quality_{options.name}", content)
     assert all(math.isfinite(v) for row in table.values() for v in row.values())

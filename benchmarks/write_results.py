@@ -88,6 +88,26 @@ def kernel_ablation_table(path: Path) -> str:
     return "".join(lines) + f"\n![{picture}](images/kernel_ablation.jpg)\n"
 
 
+def kernel_direction_table(path: Path) -> str:
+    content = json.loads(path.read_text())
+    lines = [KERNEL_DIRECTION.format(**content)]
+    for row in content["rows"]:
+        lines.append(f"| {row['length']} pixels | {row['error']:.1f} degrees | {row['below 15']:.0%} |\n")
+    return "".join(lines) + "\n![Lines, and what was estimated of them](images/kernels.png)\n"
+
+
+def camera_shake_table(path: Path) -> str:
+    content = json.loads(path.read_text())
+    names = list(content["mean"])
+    lines = [CAMERA_SHAKE.format(**content)]
+    lines.append(f"| kernel | side | {' | '.join(names)} |\n|{'---|' * (len(names) + 2)}\n")
+    for row in content["rows"]:
+        values = " | ".join(f"{row[name]:.2f}" for name in names)
+        lines.append(f"| {row['kernel'] + 1} | {row['side']} | {values} |\n")
+    means = " | ".join(f"{content['mean'][name]:.2f}" for name in names)
+    return "".join(lines) + f"| mean | | {means} |\n"
+
+
 def reversible_rows(path: Path) -> str:
     lines = []
     for row in json.loads(path.read_text())["rows"]:
@@ -124,6 +144,26 @@ last rows are of the embedded model, trained for two hours: its image before its
 
 | network | parameters | steps | seconds | PSNR |
 |---|---|---|---|---|
+"""
+
+KERNEL_DIRECTION = """
+## What the estimated kernels show
+
+`python -m benchmarks.kernel_direction`: {photographs} photographs that the embedded `deep-rft-deblur` was not trained
+on, each blurred along straight lines in eight directions, with 1 % noise. The network has never been shown a kernel.
+The direction of the one that it estimates, its principal axis, is wrong by so much on average, where a guess would be
+by 45 degrees; and how often it is wrong by less than 15:
+
+| length of the line | error of the direction | below 15 degrees |
+|---|---|---|
+"""
+
+CAMERA_SHAKE = """
+## Measured camera shake
+
+`python -m benchmarks.camera_shake --kernels FILE.npz`: the eight kernels of Levin et al. (CVPR 2009), on the middle
+255x255 of {images} photographs in grey, 1 % noise; PSNR in dB, the best over shifts.
+
 """
 
 VIDEO = """
@@ -360,6 +400,10 @@ def main() -> None:
         page += tunable_ablation_table(path)
     for path in sorted(RESULTS.glob("kernel_ablation.json")):
         page += kernel_ablation_table(path)
+    for path in sorted(RESULTS.glob("kernel_direction.json")):
+        page += kernel_direction_table(path)
+    for path in sorted(RESULTS.glob("camera_shake.json")):
+        page += camera_shake_table(path)
     for path in sorted(RESULTS.glob("reversible_memory*.json")):
         page += REVERSIBLE + reversible_rows(path)
     clips = sorted(RESULTS.glob("video_rate_distortion_*.json"))
