@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from genres.runtime import fast_inference
+from genres.runtime import computes_bfloat16, fast_inference
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -38,3 +38,13 @@ print(inside - before > 0.9 * size, rss() - before < 0.2 * size)
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["True", "True"]
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_needs_a_gpu_or_instructions_of_the_processor(monkeypatch, has):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has, raising=False)
+    assert computes_bfloat16() == has
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert computes_bfloat16()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import time
@@ -31,9 +32,12 @@ from genres.restoration.dea_net import DEANet
 from genres.restoration.deep_rft import DeepRFTv2, two_scale_loss
 from genres.restoration.naf_net import NAFNet
 from genres.restoration.tunable import TunableNAFNet
+from genres.runtime import computes_bfloat16
 from genres.training.data import DegradedPatches, TunedPatches, load_pyramid
 from genres.training.losses import LOSSES, Objective, parametric_loss
 from genres.training.optimizers import NorMuon, split_parameters
+
+LOG = logging.getLogger(__name__)
 
 MODELS: dict[str, Any] = {
     "AdaIR": AdaIR,
@@ -372,7 +376,13 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_flush_denormal(True)
     AcceleratorState._reset_state()  # a run of another precision may have gone before in this process
-    accelerator = Accelerator(mixed_precision=recipe.precision, gradient_accumulation_steps=max(1, recipe.accumulate))
+    precision = recipe.precision
+    if precision == "bf16" and not computes_bfloat16():
+        LOG.warning(
+            "This processor has no instructions for bfloat16, so the run goes in float32, which is faster here."
+        )
+        precision = "no"
+    accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=max(1, recipe.accumulate))
     task = open_task(recipe)
     average = MovingAverage(task.model.to(accelerator.device), recipe.ema)
     model, optimizer = accelerator.prepare(task.model, build_optimizer(task.model, recipe))

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from genres.generation.ddt import DDTTransformer
+from genres.training import trainer
 from genres.training.generation import Alignment, FlowItems, GenerationRecipe, GenerationTask, load_encoder
 from genres.training.pictures import load_pictures
 from genres.training.trainer import read_recipe, train
@@ -52,13 +53,22 @@ def weights_of(folder):
 
 
 @pytest.mark.parametrize("changes", [{"accumulate": 2}, {"precision": "bf16"}], ids=["accumulated", "bf16"])
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(folder, tmp_path, changes):
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(folder, tmp_path, changes, monkeypatch):
+    monkeypatch.setattr(trainer, "computes_bfloat16", lambda: True)  # whatever this processor is good at
     plan = recipe(folder, **changes)
     whole = weights_of(train(plan, tmp_path / "whole"))
     for stop in (1, 3):
         train(plan, tmp_path / "parts", stop_at=stop)
     parts = weights_of(train(plan, tmp_path / "parts"))
     assert all(torch.equal(value, parts[key]) for key, value in whole.items())
+
+
+def test_without_bfloat16_instructions_a_run_goes_in_float32_and_says_so(folder, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(trainer, "computes_bfloat16", lambda: False)
+    asked = weights_of(train(recipe(folder, precision="bf16"), tmp_path / "asked"))
+    assert "no instructions for bfloat16" in caplog.text
+    plain = weights_of(train(recipe(folder), tmp_path / "plain"))
+    assert all(torch.equal(value, plain[key]) for key, value in asked.items())
 
 
 def test_accumulated_batches_are_one_large_batch(folder, tmp_path):
