@@ -379,7 +379,7 @@ def train(
     precision = recipe.precision
     if precision == "bf16" and not computes_bfloat16():
         LOG.warning(
-            "This processor has no instructions for bfloat16, so the run goes in float32, which is faster here."
+            "This processor has no instructions for bfloat16; the run goes in float32, which is faster here."
         )
         precision = "no"
     accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=max(1, recipe.accumulate))
