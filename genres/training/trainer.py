@@ -206,7 +206,7 @@ def start_from(model: Any, source: str) -> None:
 def learning_rate_factor(step: int, recipe: RunRecipe) -> float:
     """Linear warm-up, a plateau, then a linear fall to zero (warm-up, stable, decay); anew after every restart."""
     begin = max((start for start in recipe.restarts if start <= step), default=0)
-    end = min((start for start in recipe.restarts if start > step), default=recipe.steps)
+    end = min((start for start in recipe.restarts if step < start < recipe.steps), default=recipe.steps)
     falling = max(1, round((end - begin) * recipe.decay))
     return min(1.0, (step - begin + 1) / max(1, recipe.warmup), (end - step) / falling)
 

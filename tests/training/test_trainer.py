@@ -190,11 +190,14 @@ def test_the_multi_loss_weighs_objectives_and_strengths():
     assert loss.item() == pytest.approx((first + second) / 2)
 
 
-def test_the_rate_warms_up_stays_and_falls():
+def test_the_rate_warms_up_stays_and_falls_and_does_so_again():
     recipe = Recipe("r", "AdaIR", {}, {}, [Stage(1000, 64, 8)], warmup=100, decay=0.3)
     factors = [learning_rate_factor(step, recipe) for step in range(1000)]
     assert factors[0] == 0.01 and factors[99] == 1 and factors[699] == 1
     assert factors[850] == pytest.approx(0.5) and 0 < factors[999] < 0.01
+    recipe.restarts = [400, 1000, 5000]  # of a longer run than this
+    again = [learning_rate_factor(step, recipe) for step in range(1000)]
+    assert again[399] < 0.01 and again[400] == 0.01 and again[499] == again[819] == 1 and again[999] < 0.01
 
 
 @pytest.mark.parametrize(

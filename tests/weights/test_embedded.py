@@ -1,5 +1,6 @@
 """The embedded restoration networks do what their titles say, on photographs that they were not trained on."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,13 @@ def test_the_denoiser_removes_noise_of_unknown_strength_and_leaves_a_clean_photo
     assert psnr(pipe(clean).images[0], clean) > 38
 
 
+def test_the_denoiser_knows_the_grey_noise_of_files(clean):
+    pipe = opened("denoise")
+    generator = torch.Generator().manual_seed(0)
+    noisy = degradations.jpeg(degradations.gaussian_noise(clean, generator, 25), generator, 90, 90)
+    assert psnr(pipe(noisy).images[0], clean) > psnr(noisy, clean) + 4
+
+
 def test_what_is_left_of_the_noise_grows_along_the_dial_for_detail(clean):
     pipe = opened("denoise")
     noisy = degradations.gaussian_noise(clean, torch.Generator().manual_seed(0), 25)
@@ -58,3 +66,15 @@ def test_the_deblurring_network_sharpens(clean):
     assert min(gains) > 0 and sum(gains) / len(gains) > 0.4
     (kernel,) = output.kernels
     assert kernel.max() == pytest.approx(1) and kernel.min() >= 0
+
+
+@pytest.mark.parametrize("degrees", [0, 30, 60, 90, 120, 150])
+def test_the_kernel_that_it_draws_lies_along_the_blur(clean, degrees):
+    line = degradations.line_kernel(13, math.radians(degrees), 25)
+    (kernel,) = opened("deblur")(degradations.blur(clean, line), return_kernel=True).kernels
+    middle = kernel.shape[0] // 2
+    part = torch.from_numpy(kernel)[middle - 8 : middle + 9, middle - 8 : middle + 9].square()
+    y, x = torch.meshgrid(torch.arange(-8, 9), torch.arange(-8, 9), indexing="ij")
+    across = (x * math.sin(math.radians(degrees)) - y * math.cos(math.radians(degrees))).square()
+    along = (x * math.cos(math.radians(degrees)) + y * math.sin(math.radians(degrees))).square()
+    assert (part * along).sum() > 2 * (part * across).sum()
