@@ -114,7 +114,8 @@ class TunedPatches(Dataset):
 
     Attributes:
         patches: the pairs.
-        corners: how often each of the P parameters is 1 and the others 0; at all other times they are uniform.
+        corners: how often each of the P parameters is 1 and the others 0, together at most 1; at all other times they
+            are uniform.
         share: how many consecutive items have the same parameters.
 
     Items: degraded, clean, parameters (P,), non-negative with sum 1.
@@ -123,12 +124,6 @@ class TunedPatches(Dataset):
     patches: DegradedPatches
     corners: Sequence[float]
     share: int = 1
-
-    def __post_init__(self) -> None:
-        if min(self.corners) < 0 or sum(self.corners) > 1:
-            raise ValueError(
-                f"The shares of the corners are {list(self.corners)}; they must be >= 0 and add up to <= 1."
-            )
 
     def __len__(self) -> int:
         return len(self.patches)

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 from genres.restoration.ada_ir import AdaIR
 from genres.restoration.dea_net import DEANet
 from genres.restoration.deep_rft import DeepRFTv2, two_scale_loss
+from genres.restoration.degradations import DEGRADATIONS
 from genres.restoration.naf_net import NAFNet
 from genres.restoration.tunable import TunableNAFNet
 from genres.runtime import computes_bfloat16
@@ -125,8 +126,11 @@ class Recipe(RunRecipe):
         if self.objectives and len(self.objectives) != self.config.get("num_parameters", 2):
             raise ValueError(f"there are {len(self.objectives)} objectives; one for each parameter is needed.")
         for stage in self.stages:
-            if stage.corners and len(stage.corners) != len(self.objectives):
-                raise ValueError(f"a stage has {len(stage.corners)} corners for {len(self.objectives)} objectives.")
+            for task in stage.tasks or self.tasks:
+                _one_of("task", task, DEGRADATIONS)
+            shares = stage.corners
+            if shares and (len(shares) != len(self.objectives) or min(shares) < 0 or sum(shares) > 1):
+                raise ValueError("the corners of a stage are a share for each objective, together at most 1.")
 
 
 def _one_of(label: str, value: str, choices: Any) -> None:
@@ -378,9 +382,7 @@ def train(
     AcceleratorState._reset_state()  # a run of another precision may have gone before in this process
     precision = recipe.precision
     if precision == "bf16" and not computes_bfloat16():
-        LOG.warning(
-            "This processor has no instructions for bfloat16; the run goes in float32, which is faster here."
-        )
+        LOG.warning("This processor has no instructions for bfloat16; the run goes in float32, which is faster here.")
         precision = "no"
     accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=max(1, recipe.accumulate))
     task = open_task(recipe)

@@ -161,8 +161,6 @@ def test_parameters_lie_on_the_simplex_and_neighbours_share_them(photographs):
     assert torch.equal(groups, groups[:, :1].expand_as(groups)) and len(groups[:, 0].unique(dim=0)) > 15
     corners = (groups[:, 0] == 1).sum(0)  # of 50
     assert 15 <= corners.sum() <= 35 and corners[0] > corners[1] > 0 and corners[2] > 0
-    with pytest.raises(ValueError, match="add up to"):
-        TunedPatches(patches, [0.6, 0.6])
 
 
 def test_the_best_output_of_mixed_objectives_is_the_mixture_of_their_targets():
@@ -208,6 +206,8 @@ def test_the_rate_warms_up_stays_and_falls_and_does_so_again():
         (("zero: [output.weight]", "loss: l7"), "loss 'l7' is not one of"),
         (("zero: [output.weight]", "optimizer: sgd"), "optimizer 'sgd'"),
         (("batch: 2", "size: 2"), "a stage has steps, crop, batch"),
+        (("batch: 2", "batch: 2, tasks: {snow: 1}"), "task 'snow' is not one of"),
+        (("batch: 2", "batch: 2, corners: [0.6, 0.6]"), "a share for each objective, together at most 1"),
         (("zero: [output.weight]", "loss: scales"), "loss scales is for DeepRFTv2"),
         (("zero: [output.weight]", "objectives: [{keep: 0}]"), "objectives are for a TunableNAFNet"),
         (("zero: [output.weight]", "objectives: [{hold: 0}]"), "an objective keep, keep_colour and weight"),
