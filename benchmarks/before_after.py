@@ -8,9 +8,11 @@ part of the noisy one, as it is and with the dial for detail at 0, 0.5 and 1.
 
 from __future__ import annotations
 
+import numpy as np
 from PIL import Image
 
 from benchmarks.report import ROOT
+from genres.media.sheets import contact_sheet
 from pipelines import RestorationPipeline
 
 EXAMPLES = {"noise": "denoise", "haze": "dehaze", "rain": "auto", "dark": "auto", "blur": "deblur"}  # task of each
@@ -19,27 +21,24 @@ DIAL = (0.0, 0.5, 1.0)
 PART = 140, 120, 420, 400  # left, top, right, bottom
 
 
-def dial() -> Image.Image:
-    """A part of the noisy example, as it is and along the dial."""
-    photo = Image.open(ROOT / "app/ui/examples/noise.jpg").convert("RGB").crop(PART)
-    pipeline = RestorationPipeline.from_pretrained(task="denoise")
-    pictures = [photo, *[pipeline(photo, dials={"detail": detail}).images[0] for detail in DIAL]]
-    sheet = Image.new("RGB", (len(pictures) * (photo.width + 6) - 6, photo.height), "white")
-    for column, picture in enumerate(pictures):
-        sheet.paste(picture, (column * (photo.width + 6), 0))
-    return sheet
+def example(name: str) -> Image.Image:
+    return Image.open(ROOT / f"app/ui/examples/{name}.jpg").convert("RGB")
+
+
+def save(name: str, pictures: list[Image.Image], columns: int) -> None:
+    sheet = contact_sheet([np.asarray(picture) for picture in pictures], columns)
+    Image.fromarray(sheet).save(ROOT / f"docs/images/{name}.jpg", quality=88)
 
 
 def main() -> None:
-    sheet = Image.new("RGB", (len(EXAMPLES) * (SIZE[0] + 6) - 6, 2 * SIZE[1] + 6), "white")
-    for column, (name, task) in enumerate(EXAMPLES.items()):
-        before = Image.open(ROOT / f"app/ui/examples/{name}.jpg")
-        pipeline = RestorationPipeline.from_pretrained(task=task)
-        for row, image in enumerate((before, pipeline(before).images[0])):
-            small = image.resize(SIZE, Image.Resampling.LANCZOS)
-            sheet.paste(small, (column * (SIZE[0] + 6), row * (SIZE[1] + 6)))
-    sheet.save(ROOT / "docs/images/before_after.jpg", quality=88)
-    dial().save(ROOT / "docs/images/dial.jpg", quality=88)
+    before = [example(name) for name in EXAMPLES]
+    pipelines = [RestorationPipeline.from_pretrained(task=task) for task in EXAMPLES.values()]
+    after = [pipeline(image).images[0] for pipeline, image in zip(pipelines, before, strict=True)]
+    small = [image.resize(SIZE, Image.Resampling.LANCZOS) for image in before + after]
+    save("before_after", small, len(EXAMPLES))
+    photo, pipeline = example("noise").crop(PART), RestorationPipeline.from_pretrained(task="denoise")
+    along = [pipeline(photo, dials={"detail": detail}).images[0] for detail in DIAL]
+    save("dial", [photo, *along], len(DIAL) + 1)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.report import write_result
-from benchmarks.restoration_quality import held_out, middle, read, to_array, to_tensor
+from benchmarks.restoration_quality import blurred_by, middle, photographs, read, to_array, to_tensor
 from genres.metrics import psnr
-from genres.restoration import degradations
 from pipelines import RestorationPipeline
 
 SIDE, BORDER, SHIFT = 255, 20, 8
@@ -32,8 +31,7 @@ GREY = (0.299, 0.587, 0.114)
 def shaken(image: Tensor, kernel: Tensor, generator: torch.Generator) -> tuple[np.ndarray, Tensor]:
     """The middle of a photograph, grey: blurred (H, W, 3) and sharp (1, H, W)."""
     grey = (image * torch.tensor(GREY)[:, None, None]).sum(0, keepdim=True)
-    blurred = middle(degradations.blur(grey, kernel), SIDE)
-    blurred = blurred + 0.01 * torch.randn(blurred.shape, generator=generator)
+    blurred = middle(blurred_by(kernel, grey, generator), SIDE)
     return to_array(blurred.expand(3, -1, -1)), middle(grey, SIDE)
 
 
@@ -61,13 +59,12 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take every Nth image")
     parser.add_argument("--models", nargs="+", default=["deep-rft-deblur"])
     options = parser.parse_args()
-    paths = held_out()
-    if options.images:
-        paths = sorted(p for p in options.images.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
-    paths = paths[:: options.every]
+    paths = photographs(options.images, options.every)
     with np.load(options.kernels) as stored:
         kernels = [odd(stored[name]) for name in stored.files]
     pipelines = {name: RestorationPipeline.from_pretrained(name) for name in options.models}
+    for pipeline in pipelines.values():
+        pipeline.set_progress_bar_config(disable=True)
     rows = []
     for number, kernel in enumerate(kernels):
         values: dict[str, list[float]] = {"input": [], **{name: [] for name in pipelines}}
@@ -75,7 +72,6 @@ def main() -> None:
             blurred, sharp = shaken(read(path), kernel, torch.Generator().manual_seed(seed))
             values["input"].append(best_psnr(blurred, sharp))
             for name, pipeline in pipelines.items():
-                pipeline.set_progress_bar_config(disable=True)
                 values[name].append(best_psnr(pipeline(blurred).images[0], sharp))
         rows.append({"kernel": number, "side": len(kernel)} | {k: round(sum(v) / len(v), 2) for k, v in values.items()})
         print(rows[-1], flush=True)

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 import math
+from functools import partial
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from benchmarks.report import ROOT, write_result
-from benchmarks.restoration_quality import held_out_pairs
+from benchmarks.restoration_quality import blurred_by, held_out_pairs, middle
 from genres.media.sheets import contact_sheet, enlarge
 from genres.restoration import degradations
 from genres.restoration.deep_rft import DeepRFTv2, draw_kernels
@@ -37,21 +38,11 @@ def direction(picture: Tensor) -> float:
     return math.atan2(2 * xy, xx - yy) / 2
 
 
-def centre(picture: Tensor, side: int) -> Tensor:
-    """The part of an odd side around the middle of a kernel."""
-    top, left = (length // 2 - side // 2 for length in picture.shape)
-    return picture[top : top + side, left : left + side]
-
-
 def estimated(model: DeepRFTv2, angle: float, length: float) -> list[Tensor]:
     """Pictures of the kernels of all photographs, blurred along a line."""
-    line = degradations.line_kernel(length, angle, 25)
-
-    def degrade(image: Tensor, generator: torch.Generator) -> Tensor:
-        return degradations.blur(image, line) + 0.01 * torch.randn(image.shape, generator=generator)
-
-    kernels = [model(degraded[None], return_kernel=True)[1] for _, degraded in held_out_pairs(degrade, SIDE)]
-    return [centre(draw_kernels(kernel)[0], SEEN) for kernel in kernels]
+    pairs = held_out_pairs(partial(blurred_by, degradations.line_kernel(length, angle, 25)), SIDE)
+    kernels = [model(degraded[None], return_kernel=True)[1] for _, degraded in pairs]
+    return [middle(draw_kernels(kernel)[0], SEEN) for kernel in kernels]
 
 
 @torch.inference_mode()
@@ -69,7 +60,7 @@ def main() -> None:
         close = sum(error < 15 for error in errors) / len(errors)
         rows.append({"length": length, "error": round(sum(errors) / len(errors), 2), "below 15": round(close, 3)})
         print(rows[-1], flush=True)
-    lines = [centre(degradations.line_kernel(SHOWN, angle, 25), SEEN) for angle in angles]
+    lines = [middle(degradations.line_kernel(SHOWN, angle, 25), SEEN) for angle in angles]
     found = [torch.stack(estimated(model, angle, SHOWN)).mean(0) for angle in angles]
     pictures = [enlarge((part / part.max() * 255).byte().numpy(), 84)[..., None] for part in lines + found]
     Image.fromarray(contact_sheet(pictures, DIRECTIONS)[..., 0]).save(ROOT / "docs/images/kernels.png", optimize=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -41,16 +42,15 @@ def dark(image: Tensor, generator: Generator) -> Tensor:
     return 0.55 * image**power + 0.01 * torch.randn(image.shape, generator=generator)
 
 
+def blurred_by(kernel: Tensor, image: Tensor, generator: Generator) -> Tensor:
+    """Blurred by a kernel (k, k), 1 % noise."""
+    image = degradations.blur(image, kernel)
+    return image + 0.01 * torch.randn(image.shape, generator=generator)
+
+
 def blurred(image: Tensor, generator: Generator) -> Tensor:
     """Random camera trajectory of up to 18 pixels, 1 % noise."""
-    image = degradations.blur(image, degradations.motion_kernel(generator, longest=18))
-    return image + 0.01 * torch.randn(image.shape, generator=generator)
-
-
-def out_of_focus(image: Tensor, generator: Generator) -> Tensor:
-    """Disk with a radius of 3 pixels, 1 % noise."""
-    image = degradations.blur(image, degradations.disk_kernel(3))
-    return image + 0.01 * torch.randn(image.shape, generator=generator)
+    return blurred_by(degradations.motion_kernel(generator, longest=18), image, generator)
 
 
 def noisy_file(image: Tensor, generator: Generator) -> Tensor:
@@ -72,7 +72,7 @@ SETS: dict[str, tuple[str, Callable[[Tensor, Generator], Tensor]]] = {
     "rain": ("derain", degradations.rain),
     "low light": ("lowlight", dark),
     "motion blur": ("deblur", blurred),
-    "defocus": ("deblur", out_of_focus),
+    "defocus": ("deblur", partial(blurred_by, degradations.disk_kernel(3))),
     "nothing": ("auto", degradations.clean),
 }
 
@@ -100,9 +100,16 @@ def held_out() -> list[Path]:
     return sorted(photo.path for photo in fetch_photos() if photo.split == "validation")
 
 
+def photographs(folder: Path | None, every: int) -> list[Path]:
+    """Every Nth image of a folder, or of the photographs that are kept from training."""
+    if folder is None:
+        return held_out()[::every]
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))[::every]
+
+
 def middle(image: Tensor, side: int) -> Tensor:
-    """The square of this side in the middle."""
-    top, left = ((length - side) // 2 for length in image.shape[-2:])
+    """The square of this side in the middle, where kernels have their origin."""
+    top, left = (length // 2 - side // 2 for length in image.shape[-2:])
     return image[..., top : top + side, left : left + side]
 
 
@@ -147,11 +154,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS), metavar="SET")
     options = parser.parse_args()
-    if options.images:
-        paths = sorted(p for p in options.images.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
-    else:
-        paths = held_out()
-    paths = paths[:: options.every]
+    paths = photographs(options.images, options.every)
     table = measure(paths, options.models, options.sets)
     content = {"images": len(paths), "psnr": {k: {n: round(v, 3) for n, v in row.items()} for k, row in table.items()}}
     write_result(f"restoration_quality_{options.name}", content)

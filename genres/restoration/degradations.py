@@ -13,7 +13,7 @@ from collections.abc import Callable
 import cv2
 import torch
 import torch.nn.functional as F
-from kornia.filters import filter2d, gaussian_blur2d
+from kornia.filters import gaussian_blur2d
 from torch import Generator, Tensor
 
 
@@ -112,19 +112,24 @@ def rain(image: Tensor, generator: Generator) -> Tensor:
     """Rain streaks: one to three layers of drops, each drawn out along its direction of fall, added as light."""
     height, width = image.shape[-2:]
     fall = math.pi / 2 + _uniform(-0.7, 0.7, generator)
-    streaks = torch.zeros(1, 1, height, width)
+    streaks = torch.zeros(1, height, width)
     for _ in range(_integer(1, 3, generator)):
         length = _uniform(6, 32, generator)
-        drops = torch.rand((1, 1, height, width), generator=generator)
+        drops = torch.rand((1, height, width), generator=generator)
         share = _uniform(0.0004, 0.005, generator)
-        drops = (drops < share) * torch.rand((1, 1, height, width), generator=generator)
+        drops = (drops < share) * torch.rand((1, height, width), generator=generator)
         kernel = line_kernel(length, fall + _uniform(-0.08, 0.08, generator), 35, _uniform(0.4, 1.2, generator))
-        layer = filter2d(drops, kernel[None], border_type="reflect")
-        streaks = streaks + layer * (_uniform(0.15, 0.9, generator) / kernel.amax())
-    streaks = streaks[0].clamp(0, 1)
+        streaks = streaks + blur(drops, kernel) * (_uniform(0.15, 0.9, generator) / kernel.amax())
+    streaks = streaks.clamp(0, 1)
     if _chance(0.5, generator):  # bright streaks hide what is behind them
         return (image + streaks * (_uniform(0.8, 1.0, generator) - image).clamp_min(0)).clamp(0, 1)
     return (image + streaks * _uniform(0.4, 1.0, generator)).clamp(0, 1)
+
+
+def _placed(path: Tensor, scale: float | Tensor, size: int) -> Tensor:
+    """A path (2, steps), columns and rows, scaled and put with its mean in the middle of a kernel of this size."""
+    half = (size - 1) / 2
+    return ((path - path.mean(1, keepdim=True)) * scale).clamp(-half + 1, half - 1) + half
 
 
 def motion_kernel(generator: Generator, size: int = 25, longest: float = 18.0) -> Tensor:
@@ -138,9 +143,7 @@ def motion_kernel(generator: Generator, size: int = 25, longest: float = 18.0) -
     heading = _uniform(0, 2 * math.pi, generator) + torch.cumsum(wander * torch.randn(steps, generator=generator), 0)
     pace = 1 + _uniform(0, 0.8, generator) * torch.sin(torch.linspace(0, 6, steps) + _uniform(0, 6, generator))
     path = torch.stack([torch.cumsum(pace * heading.cos(), 0), torch.cumsum(pace * heading.sin(), 0)])
-    path = (path - path.mean(1, keepdim=True)) * (length / pace.sum())
-    half = (size - 1) / 2
-    path = path.clamp(-half + 1, half - 1) + half  # (2, steps): column, row
+    path = _placed(path, length / pace.sum(), size)
     grid = torch.arange(size, dtype=torch.float32)
     columns = (1 - (grid[None] - path[0][:, None]).abs()).clamp_min(0)  # (steps, size), bilinear weights
     rows = (1 - (grid[None] - path[1][:, None]).abs()).clamp_min(0)
@@ -185,9 +188,7 @@ def shake_kernel(generator: Generator, size: int = 29) -> Tensor:
         path.append(place)
     track = torch.tensor(path).T  # (2, steps): column, row
     extent = (track.amax(1) - track.amin(1)).amax()
-    track = (track - track.mean(1, keepdim=True)) * (_uniform(4, 22, generator) / extent)
-    half = (size - 1) / 2
-    track = track.clamp(-half + 1, half - 1) + half
+    track = _placed(track, _uniform(4, 22, generator) / extent, size)
     width = _uniform(0.4, 0.9, generator)
     columns, rows = (torch.exp(-(((torch.arange(size) - axis[:, None]) / width) ** 2) / 2) for axis in track)
     kernel = rows.T @ columns

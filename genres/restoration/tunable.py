@@ -67,8 +67,11 @@ class TunableTensors(nn.Module):
 
     def mix(self, parameters: Tensor | Sequence[float]) -> dict[str, Tensor]:
         """Every tensor at the given parameters, (P,) or (B, P): by name, (B, *shape); B is 1 for (P,)."""
-        if (single := self.mix_one(parameters)) is not None:
-            return {name: tensor[None] for name, tensor in single.items()}
+        single = self.mix_one(parameters)
+        return self.mix_rows(parameters) if single is None else {name: t[None] for name, t in single.items()}
+
+    def mix_rows(self, parameters: Tensor | Sequence[float]) -> dict[str, Tensor]:
+        """The same, for parameters (B, P) of several rows."""
         copies = self._copies()
         weights = self._weights(_rows(parameters, self.num_parameters, copies[0][0]))  # (B, M)
         mixed = {}
@@ -94,11 +97,11 @@ class TunableTensors(nn.Module):
         setting = _one_setting(parameters, self.num_parameters)
         if setting is None:
             return None
+        if not keep or like.is_inference():  # whose changes are not counted
+            return self._sums(self._numbers(setting), copies)
         tensors = [tensor for values in copies for tensor in values]
         if self.coefficients is not None:
             tensors += [self.coefficients.weight, self.coefficients.bias]
-        if not keep or like.is_inference():  # whose changes are not counted
-            return self._sums(self._numbers(setting), copies)
         state = [setting, *[(tensor.data_ptr(), tensor._version) for tensor in tensors]]
         if self._last is None or self._last[0] != state:
             self._last = state, self._sums(self._numbers(setting), copies)
@@ -191,7 +194,7 @@ class TunableConv2d(TunableTensors):
     def forward(self, x: Tensor, parameters: Tensor | Sequence[float]) -> Tensor:
         if (single := self.mix_one(parameters)) is not None:
             return F.conv2d(x, single["weight"], single.get("bias"), groups=self.groups, **self.geometry)
-        tensors = self.mix(parameters)
+        tensors = self.mix_rows(parameters)
         kernel, bias = tensors["weight"], tensors.get("bias")  # (B, C_out, C_in / groups, k, k), (B, C_out)
         batch = len(x)
         _check_batch(len(kernel), batch)
@@ -227,7 +230,7 @@ class TunableLinear(TunableTensors):
     def forward(self, x: Tensor, parameters: Tensor | Sequence[float]) -> Tensor:
         if (single := self.mix_one(parameters)) is not None:
             return F.linear(x, single["weight"], single.get("bias"))
-        tensors = self.mix(parameters)
+        tensors = self.mix_rows(parameters)
         weight, bias = tensors["weight"], tensors.get("bias")  # (B, C_out, C_in), (B, C_out)
         _check_batch(len(weight), len(x))
         out = x.reshape(len(x), -1, x.shape[-1]) @ weight.transpose(1, 2)  # (B, N, C_out)
@@ -337,9 +340,9 @@ class TunableNetwork(nn.Module):
         def collect(module: nn.Module, path: tuple[str, ...]) -> None:
             if isinstance(module, TunableTensors):
                 single = module.mix_one(rows, keep)
-                mixed = module.mix(rows) if single is None else {}
-                for row, state in enumerate(states):
-                    tensors = single or {name: stack[row] for name, stack in mixed.items()}
+                mixed = {} if single is not None else module.mix_rows(rows)
+                per_row = [single or {name: stack[row] for name, stack in mixed.items()} for row in range(len(rows))]
+                for state, tensors in zip(states, per_row, strict=True):
                     whole = isinstance(module, TunableParameter)
                     state.update({".".join(path if whole else (*path, name)): t for name, t in tensors.items()})
                 return
