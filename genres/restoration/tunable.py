@@ -320,11 +320,10 @@ class TunableNetwork(nn.Module):
         states = self._states(parameters, keep=False)
         if len(states) != 1:
             raise ValueError(f"There are {len(states)} rows of parameters; a fused network has one setting.")
-        device = next(self.network.parameters()).device
-        fused = copy.deepcopy(self.plain).to_empty(device=device)
-        for name, target in [*fused.named_parameters(), *fused.named_buffers()]:
-            target.data = states[0][name]
-        return fused
+        filled: dict[int, Any] = {id(buffer): states[0][name] for name, buffer in self.plain.named_buffers()}
+        for name, parameter in self.plain.named_parameters():
+            filled[id(parameter)] = nn.Parameter(states[0][name], requires_grad=parameter.requires_grad)
+        return copy.deepcopy(self.plain, filled)  # with these in place of its tensors, which have no memory
 
     def _states(self, parameters: Tensor | Sequence[float] | None, keep: bool = True) -> list[dict[str, Tensor]]:
         """For each row of parameters, every tensor by its name in the plain network.
