@@ -20,7 +20,7 @@ from genres.media.images import ImageError, Picture, read_image
 from pipelines.dials import dial_values
 
 LOG = logging.getLogger(__name__)
-CROP_SIDE = 256  # pixels, not reduced
+CROP_SIDE = 224  # pixels, not reduced: what a page shows of it, and little enough to follow the hand
 PLACES = 24  # along each side that are looked at for detail, at most
 STEP = 0.05
 PATIENCE = 0.2  # seconds that the crop waits for another run to end; then it stays as it is
@@ -138,7 +138,7 @@ def crop_html(before: Picture, after: Picture, setting: str) -> str:
 
 @lru_cache(maxsize=16)
 def crop_of(path: Path, changed: int, point: tuple[float, float] | None) -> Picture:
-    """A part of a photo of up to 256x256 pixels.
+    """A part of a photo of up to `CROP_SIDE` pixels on each side.
 
     Args:
         changed: when the file was written, so that another one of its name is read.

@@ -159,8 +159,8 @@ def test_the_crop_is_where_the_detail_is(photo):
     part = slice(top, top + CROP_SIDE), slice(left, left + CROP_SIDE)
     np.testing.assert_array_equal(crop_of(photo, changed, None).pixels, pixels[part])
     np.testing.assert_array_equal(crop_of(photo, changed, (0.0, 1.0)).pixels, pixels[-CROP_SIDE:, :CROP_SIDE])
-    middle = crop_of(photo, changed, (0.5, 0.5)).pixels
-    np.testing.assert_array_equal(middle, pixels[350 - 128 : 350 + 128, 450 - 128 : 450 + 128])
+    middle, half = crop_of(photo, changed, (0.5, 0.5)).pixels, CROP_SIDE // 2
+    np.testing.assert_array_equal(middle, pixels[350 - half : 350 + half, 450 - half : 450 + half])
     assert most_detailed(pixels[:40, :1], CROP_SIDE) == (0, 0)
 
 
