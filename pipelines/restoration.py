@@ -243,8 +243,8 @@ class RestorationPipeline(DiffusionPipeline):
                 the first to 1 and the others to 0: of a denoiser, as much noise is removed as it can. The network is
                 fused at the setting, so that it runs as fast as one without dials; the last 8 are kept.
             extrapolate: let dials go from -0.25 to 1.25, beyond what the network was trained on.
-            return_kernel: return the blur kernels that a DeepRFTv2 estimates, too. It sees one for each tile; that of
-                the tile nearest to the middle of the image is returned.
+            return_kernel: return the blur kernels that a DeepRFTv2 estimates, too. Those of all that it
+                sees at once are drawn together; of several tiles of ours, those of the one nearest to the middle.
             output_type: "pil" (8 bits, except 16-bit grey), "np" (HW or HWC of the same type), "pt" (CHW in [0, 1]);
                 None for the kind of the input.
             return_dict: return a `RestorationPipelineOutput` instead of a tuple, (images,) or (images, kernels).
@@ -393,7 +393,9 @@ class RestorationPipeline(DiffusionPipeline):
             image = tile.to(self._execution_device, self.dtype).contiguous(memory_format=torch.channels_last)
             if kernel:
                 output, kernels = run.network(image, return_kernel=True)
-                pictures = draw_kernels(kernels).cpu().numpy()  # (n B, h, w): n where the network has tiles of its own
+                # (n B, C, h, w), n tiles of the network's own: a flat one tells nothing, all of them together do
+                kernels = kernels.unflatten(0, (-1, len(tile))).transpose(0, 1).flatten(1, 2)  # (B, n C, h, w)
+                pictures = draw_kernels(kernels).cpu().numpy()  # (B, h, w)
             else:
                 output = run.network(image)
             restored = _full_size(output, tile).to(tile.device, torch.float32)
@@ -401,8 +403,7 @@ class RestorationPipeline(DiffusionPipeline):
             hint = "" if self.dtype == torch.float32 else "; float32 reaches further than " + str(self.dtype)[6:]
             raise ValueError(f"The network gave values that are not finite (NaN or infinity){hint}.")
         if kernel and run.kernels is not None:
-            batch = len(tile)
-            run.kernels += list(pictures[len(pictures) // batch // 2 * batch :][:batch])
+            run.kernels += list(pictures)
         return restored
 
     def _stop_if_interrupted(self) -> None:

@@ -283,14 +283,16 @@ def test_of_tiles_the_kernel_in_the_middle_counts(monkeypatch):
     np.testing.assert_allclose(kernel, middle, atol=1e-4)
 
 
-def test_of_the_tiles_of_the_network_too():
+def test_all_tiles_of_the_network_are_drawn_together():
     model = tiny_deblurrer(tile=48, overlap=24)
     x = torch.stack([image(96, 48, seed) for seed in range(2)])
     kernels = quiet(model)(x, batch_size=2, return_kernel=True).kernels
     with torch.inference_mode():
-        every = draw_kernels(model(x, return_kernel=True)[1]).numpy().reshape(-1, 2, 48, 48)  # tiles, images
-    assert len(every) == 3 and len(kernels) == 2
-    np.testing.assert_allclose(np.stack(kernels), every[1], atol=1e-4)
+        every = model(x, return_kernel=True)[1].view(3, 2, -1, 48, 48)  # tiles, images
+    assert len(kernels) == 2
+    for number, kernel in enumerate(kernels):
+        together = draw_kernels(every[:, number].reshape(1, -1, 48, 48))[0].numpy()
+        np.testing.assert_allclose(kernel, together, atol=1e-4)
     assert not np.allclose(every[0], every[1], atol=1e-4)
 
 
