@@ -34,15 +34,22 @@ const sayWhereLineIs = (handle) => {
   const percent = Math.round((100 * lineOffset(handle)) / handle.parentElement.getBoundingClientRect().width);
   handle.setAttribute("aria-valuenow", String(percent));
 };
+// Before its pictures have come, Gradio's comparison has no width, and any move would throw the line to the edge.
+const pictures = async () => {
+  const images = [...document.querySelectorAll("#compare img")];
+  await Promise.all(images.map((image) => image.decode().catch(() => {})));
+  await new Promise(requestAnimationFrame);
+};
 const prepareLine = (handle) => {
   const names = { role: "slider", tabindex: "0", "aria-label": "Line between before and after" };
   const range = { "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": "50" };
   Object.entries({ ...names, ...range }).forEach((pair) => handle.setAttribute(...pair));
   new MutationObserver(() => sayWhereLineIs(handle)).observe(handle, { attributeFilter: ["style"] });
-  handle.addEventListener("keydown", (event) => {
+  handle.addEventListener("keydown", async (event) => {
     const share = sharesOfWidth[event.key];
     if (share === undefined) return;
     event.preventDefault();
+    await pictures();
     moveLine(handle, share);
   });
 };

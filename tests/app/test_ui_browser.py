@@ -227,6 +227,23 @@ def test_keyboard_alone(open_page, tmp_path):
     assert press_until_download(page) == "a-restored.png"
 
 
+def test_the_line_can_be_moved_before_the_pictures_have_come(open_page, tmp_path):
+    page = open_page()
+    upload(page, save(tmp_path / "a.png", random_picture(160, 240)))
+
+    held = []
+    page.route(re.compile("file=.*png"), lambda route: held.append(route))
+    page.locator("#restore").click()
+    line = page.locator("#compare [role=slider]")
+    line.focus(timeout=20000)
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert held
+    for route in held:
+        route.continue_()
+    expect(line).to_have_attribute("aria-valuenow", "60")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_colours_follow_the_system(open_page, scheme):
     page = open_page(color_scheme=scheme)
