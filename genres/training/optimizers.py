@@ -13,15 +13,15 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Approximate the nearest matrix with orthonormal rows or columns: (m, n) -> (m, n), in the dtype given."""
+    """Approximate the nearest matrices with orthonormal rows or columns: (..., m, n) -> alike, in the dtype given."""
     a, b, c = NEWTON_SCHULZ
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else matrix.T
-    x = x / (x.norm() + 1e-7)
+    wide = matrix.shape[-2] <= matrix.shape[-1]
+    x = matrix if wide else matrix.mT
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide else x.T
+    return x if wide else x.mT
 
 
 class NorMuon(torch.optim.Optimizer):
@@ -67,44 +67,66 @@ class NorMuon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                if group["weight_decay"]:
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                update = (self._adam if group["adam"] else self._muon)(parameter, parameter.grad, group)
-                parameter.sub_(group["lr"] * update)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            gradients = [parameter.grad for parameter in parameters]
+            if not parameters:
+                continue
+            if group["weight_decay"]:
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            updates = (self._adam if group["adam"] else self._muon)(parameters, gradients, group)
+            torch._foreach_sub_(parameters, torch._foreach_mul(updates, group["lr"]))
         return loss
 
-    def _muon(self, parameter: Tensor, gradient: Tensor, group: dict) -> Tensor:
-        gradient = gradient if group["conv"] == "published" else gradient.flatten(1)
-        state = self.state[parameter]
-        if not state:
-            state["momentum"] = torch.zeros_like(gradient)
-            state["second"] = torch.zeros_like(gradient[..., :1])
+    def _muon(self, parameters: list[Tensor], gradients: list[Tensor], group: dict) -> tuple[Tensor, ...]:
+        """The updates of matrices; those of one shape take their iterations together."""
+        if group["conv"] == "neuron":
+            gradients = [gradient.flatten(1) for gradient in gradients]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if not self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(gradient)
+                self.state[parameter]["second"] = torch.zeros_like(gradient[..., :1])
         beta = group["momentum"]
-        momentum = state["momentum"].lerp_(gradient, 1 - beta)
-        direction = gradient.lerp(momentum, beta)  # Nesterov
-        dtype = torch.bfloat16 if direction.is_cuda else torch.float32
-        direction = orthogonalise(direction.flatten(1).to(dtype)).to(gradient.dtype).view_as(gradient)
-        second = state["second"].lerp_(direction.square().mean(-1, keepdim=True), 1 - group["beta2"])
-        normalised = direction / (second.sqrt() + 1e-10)
-        kept, now = (torch.linalg.matrix_norm(x, keepdim=True) for x in (direction, normalised))
-        rows, columns = gradient.shape[-2:]
-        return (normalised * (kept / (now + 1e-10)) * max(1, rows / columns) ** 0.5).view_as(parameter)
+        momenta = [self.state[p]["momentum"] for p in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - beta)
+        directions = torch._foreach_lerp(gradients, momenta, beta)  # Nesterov
+        alike: dict[tuple, list[int]] = {}
+        for index, direction in enumerate(directions):
+            alike.setdefault((direction.shape, direction.device, direction.dtype), []).append(index)
+        updates = list(directions)
+        for indices in alike.values():
+            stack = torch.stack([directions[i] for i in indices])  # (N, out, ...)
+            seconds = [self.state[parameters[i]]["second"] for i in indices]
+            for i, update in zip(indices, self._normalised(stack, seconds, group["beta2"]), strict=True):
+                updates[i] = update.view_as(parameters[i])
+        return tuple(updates)
 
-    def _adam(self, parameter: Tensor, gradient: Tensor, group: dict) -> Tensor:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros(())
-            state["first"] = torch.zeros_like(parameter)
-            state["second"] = torch.zeros_like(parameter)
-        state["step"] += 1
+    @staticmethod
+    def _normalised(directions: Tensor, seconds: list[Tensor], beta2: float) -> Tensor:
+        """Orthogonal matrices whose neurons take steps of one length: (N, out, ...) -> (N, out, ...)."""
+        dtype = torch.bfloat16 if directions.is_cuda else torch.float32
+        orthogonal = orthogonalise(directions.flatten(2).to(dtype)).to(directions.dtype).view_as(directions)
+        torch._foreach_lerp_(seconds, list(orthogonal.square().mean(-1, keepdim=True)), 1 - beta2)
+        normalised = orthogonal / (torch.stack(seconds).sqrt() + 1e-10)
+        kept, now = (torch.linalg.matrix_norm(x, keepdim=True) for x in (orthogonal, normalised))
+        rows, columns = directions.shape[-2:]
+        return normalised * (kept / (now + 1e-10)) * max(1, rows / columns) ** 0.5
+
+    def _adam(self, parameters: list[Tensor], gradients: list[Tensor], group: dict) -> tuple[Tensor, ...]:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["step"] = torch.zeros(())
+                self.state[parameter]["first"] = torch.zeros_like(parameter)
+                self.state[parameter]["second"] = torch.zeros_like(parameter)
+        states = [self.state[parameter] for parameter in parameters]
         beta1, beta2 = group["adam_betas"]
-        first = state["first"].lerp_(gradient, 1 - beta1)
-        second = state["second"].lerp_(gradient.square(), 1 - beta2)
-        step = float(state["step"])
-        return first / (1 - beta1**step) / ((second / (1 - beta2**step)).sqrt() + 1e-10)
+        first, second = [s["first"] for s in states], [s["second"] for s in states]
+        torch._foreach_lerp_(first, gradients, 1 - beta1)
+        torch._foreach_lerp_(second, torch._foreach_mul(gradients, gradients), 1 - beta2)
+        torch._foreach_add_([s["step"] for s in states], 1)
+        steps = [float(s["step"]) for s in states]
+        sizes = torch._foreach_sqrt(torch._foreach_div(second, [1 - beta2**step for step in steps]))
+        torch._foreach_add_(sizes, 1e-10)
+        return torch._foreach_div(torch._foreach_div(first, [1 - beta1**step for step in steps]), sizes)
 
 
 def split_parameters(model: torch.nn.Module, adam_lr: float) -> list[dict]:

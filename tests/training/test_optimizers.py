@@ -35,6 +35,23 @@ def test_two_steps_of_the_published_optimizer():
         assert relative_error(orthogonalise(case[f"grad0.{name}"]), case[f"newton_schulz.{name}"]) <= 1e-4
 
 
+def test_matrices_of_one_shape_step_together_as_they_would_alone():
+    torch.manual_seed(0)
+    start = [torch.randn(32, 48), torch.randn(16, 16), torch.randn(32, 48)]
+    gradients = [torch.randn_like(value) for value in start]
+    together = [torch.nn.Parameter(value.clone()) for value in start]
+    alone = [torch.nn.Parameter(value.clone()) for value in start]
+    optimizers = [NorMuon(together, lr=0.1), *(NorMuon([parameter], lr=0.1) for parameter in alone)]
+    for _ in range(3):
+        for parameters in (together, alone):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(together, alone, strict=True):
+        assert relative_error(one.detach(), other.detach()) <= 1e-5
+
+
 def test_the_first_step_gives_all_neurons_the_same_norm():
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.zeros(16, 3, 3, 3))
