@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 
 from genres.restoration.degradations import DEGRADATIONS
 
-# Haze and darkness are properties of a scene: their patches come from reduced photographs, so that a patch holds much
-# of the scene. The others are properties of pixels.
+# Haze and darkness are properties of a scene: their patches are windows of reduced photographs, from the size of the
+# patch to the whole short side, so that a patch holds much of the scene. The others are properties of pixels.
 SCENE_TASKS = ("dehaze", "lowlight")
 BLUR_TASKS = ("deblur", "camera_blur", "shake_blur")
 MARGIN = 16  # pixels around a patch that blur may draw from
@@ -95,11 +95,15 @@ class DegradedPatches(Dataset):
             raise ValueError(f"A photograph is smaller than twice the patch of {side} pixels; remove it or crop less.")
         if scene:
             level = fitting[-1 - random.integers(min(3, len(fitting)))]
+            window = int(random.integers(side, min(level.shape[:2]) + 1))
         else:
             level = fitting[random.choice(len(fitting[:3]), p=_SHARE[len(fitting[:3])])]
-        top = random.integers(level.shape[0] - side + 1)
-        left = random.integers(level.shape[1] - side + 1)
-        patch = level[top : top + side, left : left + side]
+            window = side
+        top = random.integers(level.shape[0] - window + 1)
+        left = random.integers(level.shape[1] - window + 1)
+        patch = level[top : top + window, left : left + window]
+        if window > side:
+            patch = cv2.resize(patch, (side, side), interpolation=cv2.INTER_AREA)
         patch = np.rot90(patch, int(random.integers(4))) if not scene else patch
         patch = patch[:, ::-1] if random.integers(2) else patch
         return torch.from_numpy(np.ascontiguousarray(patch)).permute(2, 0, 1).float() / 255

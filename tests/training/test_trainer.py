@@ -8,7 +8,7 @@ import torch
 from genres.restoration.ada_ir import AdaIR
 from genres.restoration.deep_rft import DeepRFTv2
 from genres.restoration.tunable import TunableNAFNet
-from genres.training.data import DegradedPatches, TunedPatches, load_pyramid
+from genres.training.data import DegradedPatches, Pyramid, TunedPatches, load_pyramid
 from genres.training.losses import LOSSES, Objective, log_error, parametric_loss
 from genres.training.trainer import Recipe, Stage, build_model, learning_rate_factor, read_recipe, train
 
@@ -148,6 +148,20 @@ def test_patches_depend_on_seed_and_index_alone(photographs):
             assert torch.equal(a, b) and a.shape == (3, 32, 32) and a.min() >= 0 and a.max() <= 1
     other = DegradedPatches(pyramids, tasks, 32, seed=2, first=0, count=12)
     assert not torch.equal(whole[0][1], other[0][1])
+
+
+def test_patches_of_a_scene_show_up_to_all_of_it():
+    ramp = np.repeat(np.linspace(0, 255, 96, dtype=np.uint8)[:, None], 128, 1)  # dark above, bright below
+    pyramid = Pyramid([np.repeat(ramp[..., None], 3, 2)])
+
+    def heights(task: str) -> list[float]:
+        """Share of the scene that each of 40 patches spans from top to bottom."""
+        patches = DegradedPatches([pyramid], {task: 1.0}, 32, seed=0, first=0, count=40)
+        return [float(np.ptp(patches[index][1].numpy())) for index in range(40)]
+
+    scene = heights("dehaze")
+    assert min(scene) < 0.45 and max(scene) > 0.9
+    assert max(heights("denoise")) < 0.34
 
 
 def test_parameters_lie_on_the_simplex_and_neighbours_share_them(photographs):
