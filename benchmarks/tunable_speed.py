@@ -51,7 +51,7 @@ def measure(name: str, size: int, repeats: int) -> dict:
         plain, tunable = (LAYERS[name](kind) for kind in (nn.Conv2d, TunableConv2d))
         x = torch.randn(1, CHANNELS, size, size).contiguous(memory_format=torch.channels_last)
         plain, tunable = (layer.to(memory_format=torch.channels_last) for layer in (plain, tunable))
-    changing = iter(settings)
+    kept, changing = settings[0].clone(), iter(settings)
 
     def train(layer: nn.Module, *parameters: torch.Tensor) -> None:
         layer(x, *parameters).sum().backward()
@@ -59,12 +59,12 @@ def measure(name: str, size: int, repeats: int) -> dict:
     with torch.inference_mode(), fast_inference():
         runs: dict[str, Callable[[], object]] = {
             "plain": lambda: plain(x),
-            "kept": lambda: tunable(x, settings[0]),
+            "kept": lambda: tunable(x, kept),
             "mixed": lambda: tunable(x, next(changing)),
         }
         row = least(runs, repeats)
     x.requires_grad_()
-    trained = least({"plain": lambda: train(plain), "training": lambda: train(tunable, settings[0])}, repeats)
+    trained = least({"plain": lambda: train(plain), "training": lambda: train(tunable, kept)}, repeats)
     row |= {"training": trained["training"], "plain training": trained["plain"]}
     row["overhead"] = {
         "kept": row["kept"] / row["plain"] - 1,
