@@ -61,6 +61,7 @@ class Stage:
     batch: int
     tasks: dict[str, float] = field(default_factory=dict)  # instead of the recipe's, if given
     corners: list[float] = field(default_factory=list)  # how often each parameter is 1; if not given, half of the time
+    loss: str = ""  # instead of the recipe's, if given
 
 
 @dataclass
@@ -118,8 +119,10 @@ class Recipe(RunRecipe):
 
     def check(self) -> None:
         _one_of("model", self.model, MODELS)
-        _one_of("loss", self.loss, (*LOSSES, "scales"))
-        if self.loss == "scales" and self.model != "DeepRFTv2":
+        losses = {self.loss, *(stage.loss or self.loss for stage in self.stages)}
+        for loss in losses:
+            _one_of("loss", loss, (*LOSSES, "scales"))
+        if "scales" in losses and self.model != "DeepRFTv2":
             raise ValueError(f"loss scales is for DeepRFTv2; {self.model} gives one image.")
         if bool(self.objectives) != (self.model == "TunableNAFNet"):
             raise ValueError("objectives are for a TunableNAFNet, which needs one for each of its parameters.")
@@ -163,7 +166,7 @@ def read_recipe(path: str | Path) -> Any:
             values["objectives"] = [Objective(**objective) for objective in values["objectives"]]
     except TypeError as error:
         raise ValueError(
-            f"{path}: a stage has steps, crop, batch, tasks and corners, "
+            f"{path}: a stage has steps, crop, batch, tasks, corners and loss, "
             f"an objective keep, keep_colour and weight ({error})."
         ) from error
     recipe = kind(**values)
@@ -309,6 +312,7 @@ class RestorationTask:
 
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
+        self.loss_name = recipe.loss  # of the stage from which the last batch came
         self.model = build_model(recipe).to(memory_format=torch.channels_last)
 
     def batches(self, step: int, accelerator: Accelerator) -> Iterator:
@@ -320,6 +324,7 @@ class RestorationTask:
             skipped = min(max(step - begin, 0), stage.steps)
             size = stage.batch * recipe.accumulate
             if skipped < stage.steps:
+                self.loss_name = stage.loss or recipe.loss
                 patches = DegradedPatches(
                     pyramids,
                     stage.tasks or recipe.tasks,
@@ -343,11 +348,11 @@ class RestorationTask:
             rows = parameters[0]  # (B, P)
             output = model(image, rows[:1] if (rows == rows[0]).all() else rows)
             return parametric_loss(output.float(), degraded, target, rows, self.recipe.objectives)
-        if self.recipe.loss == "scales":
+        if self.loss_name == "scales":
             return two_scale_loss(model(image, all_scales=True), target)
         output = model(image)
         output = output[-1] if isinstance(output, tuple) else output
-        return LOSSES[self.recipe.loss](output.float(), target)
+        return LOSSES[self.loss_name](output.float(), target)
 
     def save(self, average: MovingAverage, folder: Path) -> Path:
         return save_model(self.recipe, average, folder)

@@ -4,13 +4,22 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from genres.restoration.ada_ir import AdaIR
 from genres.restoration.deep_rft import DeepRFTv2
 from genres.restoration.tunable import TunableNAFNet
 from genres.training.data import DegradedPatches, Pyramid, TunedPatches, load_pyramid
 from genres.training.losses import LOSSES, Objective, log_error, parametric_loss
-from genres.training.trainer import Recipe, Stage, build_model, learning_rate_factor, read_recipe, train
+from genres.training.trainer import (
+    Recipe,
+    RestorationTask,
+    Stage,
+    build_model,
+    learning_rate_factor,
+    read_recipe,
+    train,
+)
 
 RECIPE = """
 name: tiny
@@ -120,6 +129,20 @@ def test_all_scales_of_a_deblurring_network_are_trained(photographs, tmp_path):
     assert len(outputs) == 4 and not any(torch.equal(trained[name], fresh[name]) for name in outputs)
 
 
+def test_a_stage_may_have_a_loss_of_its_own(photographs):
+    recipe = Recipe("r", "NAFNet", {"width": 4, "middle_blocks": 1}, {"denoise": 1}, [Stage(1, 32, 1)] * 2, loss="l1")
+    recipe.stages[1] = Stage(1, 32, 1, loss="mse")
+    recipe.photos = str(photographs)
+    task = RestorationTask(recipe)
+    losses = []
+    for degraded, target in task.batches(0, Accelerator()):
+        error = task.model(degraded) - target
+        expected = error.square().mean() if losses else error.abs().mean()
+        losses.append(task.loss(task.model, [degraded, target]))
+        torch.testing.assert_close(losses[-1], expected)
+    assert len(losses) == 2
+
+
 def test_training_lowers_the_loss(photographs, tmp_path):
     recipe = Recipe(
         name="fit",
@@ -221,6 +244,7 @@ def test_the_rate_warms_up_stays_and_falls_and_does_so_again():
         (("zero: [output.weight]", "optimizer: sgd"), "optimizer 'sgd'"),
         (("batch: 2", "size: 2"), "a stage has steps, crop, batch"),
         (("batch: 2", "batch: 2, tasks: {snow: 1}"), "task 'snow' is not one of"),
+        (("batch: 2", "batch: 2, loss: scales"), "loss scales is for DeepRFTv2"),
         (("batch: 2", "batch: 2, corners: [0.6, 0.6]"), "a share for each objective, together at most 1"),
         (("zero: [output.weight]", "loss: scales"), "loss scales is for DeepRFTv2"),
         (("zero: [output.weight]", "objectives: [{keep: 0}]"), "objectives are for a TunableNAFNet"),
