@@ -27,9 +27,9 @@ with a radius of 3 pixels. For all 68 images of CBSD68 with noise of 15, 25 and 
 reports, for noise that is neither clipped nor rounded and of a strength that is told: BM3D in colour 33.52, 30.71 and
 27.38, FFDNet 33.87, 31.21 and 27.96.
 
-What falls short: the all-in-one model does not remove motion blur, and brightens photographs of the night, of which two are
-among those held out; `deep-rft-deblur` removes a part of the blur; `dea-net-haze` treats a clear photograph as a hazy
-one. They were trained for one to six hours on one processor core; the recipes can be run longer.
+What falls short: the all-in-one model does not remove motion blur, and brightens photographs of the night, of which two
+are among those held out; `deep-rft-deblur` removes a part of the blur; `dea-net-haze` treats a clear photograph as a
+hazy one. They were trained for one to six hours on one processor core; the recipes can be run longer.
 """
 
 SPEED = """
@@ -145,7 +145,8 @@ KERNEL_ABLATION = """
 `python -m benchmarks.kernel_ablation`: the network of `deep-rft-deblur`, trained from nothing for about as long with
 its Fourier kernel estimators as without, patches of 96 pixels; motion blur with 1 % noise, middles of {images}
 photographs that neither was trained on. In the five minutes of this run the estimators do not pay for their time. The
-last rows are of the embedded model as it was after two hours of six: its image before its last kernel estimator, and after it.
+last rows are of the embedded model as it was after two hours of six: its image before its last kernel estimator, and
+after it.
 
 | network | parameters | steps | seconds | PSNR |
 |---|---|---|---|---|
