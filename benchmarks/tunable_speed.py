@@ -1,6 +1,6 @@
 """Tunable layers against the plain layers that they replace, at equal sizes, interleaved in one run on one thread.
 
-    python -m benchmarks.tunable_speed [--sizes 256 512] [--repeats 15]
+    python -m benchmarks.tunable_speed [--sizes 256 512] [--repeats 80]
 
 Prints a table and writes benchmarks/results/tunable_speed.json. Figures are the least processor time of the thread over
 all repeats, which a loaded machine disturbs less than time on the clock. "kept" is inference at settings that stay: the
@@ -77,7 +77,7 @@ def measure(name: str, size: int, repeats: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512])
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=80)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []

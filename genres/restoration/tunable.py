@@ -99,17 +99,17 @@ class TunableTensors(nn.Module):
         if tracked or like.is_cuda:
             rows = _rows(parameters, self.num_parameters, like)  # (B, P)
             return self._sums(self._weights(rows)[0].unbind(), copies) if len(rows) == 1 else None
-        one = _one_setting(parameters, self.num_parameters)
-        if one is None:
+        numbers = _one_setting(parameters, self.num_parameters)
+        if numbers is None:
             return None
-        mixed = self._sums(self._numbers(one), copies)
+        mixed = self._sums(self._numbers(numbers), copies)
         if keep and not like.is_inference():  # whose changes are not counted
-            self._last = one, self._state(), mixed
+            self._last = numbers, self._state(), mixed
         return dict(mixed)
 
     def _state(self) -> list[int]:
         """Where the tensors lie, and how often each was changed."""
-        # Dictionaries instead of attributes: with cold caches this is half of the time of a small layer's check.
+        # Dictionaries instead of attributes, whose look-ups are slow where the data of a layer has emptied the caches.
         groups = [self._modules[name] for name in self.names] + [self._modules.get("coefficients")]
         tensors: list[Any] = [tensor for group in groups if group is not None for tensor in group._parameters.values()]
         return [tensor.data_ptr() for tensor in tensors] + [tensor._version for tensor in tensors]

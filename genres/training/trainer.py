@@ -128,6 +128,8 @@ class Recipe(RunRecipe):
             raise ValueError("objectives are for a TunableNAFNet, which needs one for each of its parameters.")
         if self.objectives and len(self.objectives) != self.config.get("num_parameters", 2):
             raise ValueError(f"there are {len(self.objectives)} objectives; one for each parameter is needed.")
+        if self.objectives and any(stage.loss for stage in self.stages):
+            raise ValueError("a stage has no loss of its own where there are objectives, which are the loss.")
         for stage in self.stages:
             for task in stage.tasks or self.tasks:
                 _one_of("task", task, DEGRADATIONS)

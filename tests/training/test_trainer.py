@@ -258,6 +258,13 @@ def test_a_wrong_recipe_is_explained(tmp_path, change, message):
         read_recipe(path)
 
 
+def test_objectives_and_the_loss_of_a_stage_exclude_each_other(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(TUNABLE.replace("batch: 4", "batch: 4, loss: mse"))
+    with pytest.raises(ValueError, match="no loss of its own where there are objectives"):
+        read_recipe(path)
+
+
 def test_recipes_of_the_embedded_models_are_valid():
     from pathlib import Path
 
