@@ -144,9 +144,8 @@ KERNEL_ABLATION = """
 
 `python -m benchmarks.kernel_ablation`: the network of `deep-rft-deblur`, trained from nothing for about as long with
 its Fourier kernel estimators as without, patches of 96 pixels; motion blur with 1 % noise, middles of {images}
-photographs that neither was trained on. In the five minutes of this run the estimators do not pay for their time. The
-last rows are of the embedded model as it was after two hours of six: its image before its last kernel estimator, and
-after it.
+photographs that neither was trained on. In the few minutes of this run the estimators do not pay for their time. The
+last rows are of the embedded model, after six hours: its image before its last kernel estimator, and after it.
 
 | network | parameters | steps | seconds | PSNR |
 |---|---|---|---|---|
