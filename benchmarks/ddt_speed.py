@@ -1,11 +1,12 @@
-"""One forward of DDT: our way of computing against the official way, and the decoder alone against the whole.
+"""One forward of DDT: our way of computing against the official way, the decoder alone, and what sharing saves.
 
     python -m benchmarks.ddt_speed [--threads 1] [--repeats 5]
 
 A model of 12 blocks (8 of the encoder), width 384, on latents 32x32 with patches of 2, random weights, one image and
-four. Both ways compute the same numbers; the best of the repeats counts. Seconds are those of the
-processor, all threads together, so that other work on the machine is not counted. Prints a table and writes
-benchmarks/results/ddt_speed.json.
+four. Both ways compute the same numbers; the best of the repeats counts. Then 50 steps with guidance of a model that is
+as deep as the paper's largest, 22 encoder and 6 decoder blocks (width 192, two images 32x32 with patches of 4), whose
+encoder runs at all steps or at 17. Seconds are those of the processor, all threads together, so that other work on the
+machine is not counted. Prints a table and writes benchmarks/results/ddt_speed.json.
 """
 
 from __future__ import annotations
@@ -21,13 +22,25 @@ from benchmarks.official_ddt import OfficialDDT
 from benchmarks.report import processor, write_result
 from genres.generation.ddt import DDTTransformer
 from genres.runtime import fast_inference
+from pipelines import DDTPipeline, flow_scheduler
 
 CONFIG = {"hidden_size": 384, "num_heads": 6, "num_encoder_blocks": 8, "num_decoder_blocks": 4}
 
 
-def build() -> DDTTransformer:
+DEEP = {
+    "in_channels": 3,
+    "patch_size": 4,
+    "hidden_size": 192,
+    "num_heads": 6,
+    "num_encoder_blocks": 22,
+    "num_decoder_blocks": 6,
+}
+STEPS, CONDITION_STEPS = 50, 17
+
+
+def build(config: dict[str, int]) -> DDTTransformer:
     torch.manual_seed(0)
-    model = DDTTransformer(**CONFIG)
+    model = DDTTransformer(**config)
     for name, parameter in model.named_parameters():  # what starts at zero is filled, so that everything has an effect
         if "modulation" in name or "output" in name:
             torch.nn.init.normal_(parameter, std=0.02)
@@ -47,7 +60,7 @@ def seconds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, floa
 
 @torch.inference_mode()
 def measure(batch: int, repeats: int) -> dict[str, Any]:
-    model = build()
+    model = build(CONFIG)
     official = OfficialDDT(model)
     generator = torch.Generator().manual_seed(1)
     sample = torch.randn(batch, 4, 32, 32, generator=generator)
@@ -70,6 +83,22 @@ def measure(batch: int, repeats: int) -> dict[str, Any]:
     return {"batch": batch, "seconds": times, "ratio": ratio, "share": share, "relative difference": difference}
 
 
+def measure_sharing(repeats: int) -> dict[str, float]:
+    """Seconds of a call of the pipeline, by the way of sharing."""
+    pipe: Any = DDTPipeline(build(DEEP), flow_scheduler(), sample_size=32)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.calibrate(STEPS)  # before the clock runs
+
+    def call(sharing: str | None) -> Callable[[], Any]:
+        shared = None if sharing is None else CONDITION_STEPS
+        generator = torch.Generator().manual_seed(0)
+        return lambda: pipe(
+            [1, 2], num_inference_steps=STEPS, condition_steps=shared, sharing=sharing, generator=generator
+        )
+
+    return seconds({"no sharing": call(None), **{name: call(name) for name in ("uniform", "dp", "linear")}}, repeats)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
@@ -86,8 +115,11 @@ def main() -> None:
             f"{row['share']:.2f} of the whole; relative difference {row['relative difference']:.0e}",
             flush=True,
         )
+    shared = measure_sharing(options.repeats)
+    for name, value in shared.items():
+        print(f"22:6, {STEPS} steps, {name}: {value:.2f} s, {shared['no sharing'] / value:.2f} x", flush=True)
     machine = {"processor": processor(), "threads": options.threads}
-    content = {"machine": machine, "torch": torch.__version__, "config": CONFIG, "rows": rows}
+    content = {"machine": machine, "torch": torch.__version__, "config": CONFIG, "rows": rows, "sharing": shared}
     write_result("ddt_speed", content)
 
 

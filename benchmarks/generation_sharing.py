@@ -2,12 +2,13 @@
 
     python -m benchmarks.generation_sharing MODEL [--source mnist] [--samples 200] [--guidance 2]
 
-For 50 and 20 steps: no sharing; uniform sharing and sharing by dynamic programming at a third of the steps; the
-FirstBlockCache and TaylorSeer of diffusers, two settings each. Same labels, same seeds (sample i has seed i), batches
-of 50. Time is that of the processor per picture, all threads together, one run each, without the measurement of
-similarities. The distance to the unshared samples is the mean over pictures of the root mean square difference of
-pixels in [0, 1]; that to the data is the Frechet distance to the held-out pictures in the features of
-`picture_classifier`. Prints a table and writes benchmarks/results/generation_sharing_NAME.json.
+For 50 and 20 steps: no sharing; the paper's uniform sharing and sharing by dynamic programming at a third of the
+steps, and ours that continues the self-conditions linearly; the FirstBlockCache and TaylorSeer of diffusers, two
+settings each. Same labels, same seeds (sample i has seed i), batches of 50. Time is that of the processor per picture,
+all threads together, one run each, without the measurement of similarities. The distance to the unshared samples is the
+mean over pictures of the root mean square difference of pixels in [0, 1]; that to the data is the Frechet distance to
+the held-out pictures in the features of `picture_classifier`. Prints a table and writes
+benchmarks/results/generation_sharing_NAME.json.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def main() -> None:
             "no sharing": ({"sharing": None}, None),
             f"uniform, {shared} of {steps}": ({"sharing": "uniform", "condition_steps": shared}, None),
             f"dynamic programming, {shared} of {steps}": ({"sharing": "dp", "condition_steps": shared}, None),
+            f"linear, {shared} of {steps}": ({"sharing": "linear", "condition_steps": shared}, None),
             **{name: ({"sharing": None}, config) for name, config in CACHES.items()},
         }
         unshared = None

@@ -24,15 +24,15 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 import weights
-from genres.generation.condition_sharing import condition_similarity, optimal_plan, uniform_plan
+from genres.generation.condition_sharing import condition_similarity, optimal_linear_plan, optimal_plan, uniform_plan
 from genres.generation.ddt import DDTTransformer
-from genres.generation.flow_sampling import flow_steps, set_flow_timesteps
+from genres.generation.flow_sampling import flow_steps, flow_times, set_flow_timesteps
 from genres.runtime import fast_inference
 from pipelines.errors import Interrupted
 from pipelines.loading import class_in, locate, pop_hub_options
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-SHARINGS = ("dp", "uniform")
+SHARINGS = ("linear", "dp", "uniform")
 SIMILARITY_FILE = "condition_similarity.safetensors"
 TEMPLATE_SAMPLES = 8  # of a measurement of similarities, as in the paper
 LATENT_SIDE = 32  # of the paper's models for 256x256 pixels
@@ -40,7 +40,7 @@ NEAREST_NAMES = 5
 PROBES = 16  # values of each tensor that tell one set of weights from another
 IMAGENET_CLASSES = 1000
 
-Sharing = Literal["dp", "uniform"]
+Sharing = Literal["linear", "dp", "uniform"]
 Generators = torch.Generator | list[torch.Generator] | None
 
 
@@ -213,7 +213,7 @@ class DDTPipeline(DiffusionPipeline):
         guidance_scale: float = 2.0,
         guidance_interval: tuple[float, float] = (0.3, 1.0),
         condition_steps: int | None = None,
-        sharing: Sharing | None = "dp",
+        sharing: Sharing | None = "linear",
         last_step: float | None = None,
         num_images_per_label: int = 1,
         height: int | None = None,
@@ -236,8 +236,10 @@ class DDTPipeline(DiffusionPipeline):
             guidance_interval: open interval of the paper's time (0 noise, 1 image) in which guidance is applied.
             condition_steps: steps K, 1 to N, at which the condition encoder runs; the others reuse its result. None
                 for every step.
-            sharing: which steps these are: "dp" finds them by dynamic programming over similarities that are measured
-                once and saved with the pipeline, "uniform" spreads them evenly. None shares nothing.
+            sharing: how. The paper's steps hold the last result: "dp" finds the K steps by dynamic programming over
+                similarities that are measured once and saved with the pipeline, "uniform" spreads them evenly. With
+                "linear", beyond the paper, the steps between continue the last two results linearly in time, and the
+                K steps are found for that, which keeps images nearer to the unshared ones. None shares nothing.
             last_step: length of the last step in the paper's time, (0, 1]; None for 1 / N. The authors use 0.04 with
                 their checkpoints. Schedulers that take no sigmas have steps of their own.
             num_images_per_label: images for each label, one after the other.
@@ -273,7 +275,10 @@ class DDTPipeline(DiffusionPipeline):
             elif condition_steps < count:
                 size = noise.shape[-2] * self.vae_scale_factor, noise.shape[-1] * self.vae_scale_factor
                 table = self.calibrate(num_inference_steps, guidance_scale, guidance_interval, last_step, *size)
-                plan = optimal_plan(table, condition_steps)
+                if sharing == "linear":
+                    plan = optimal_linear_plan(table, flow_times(self.scheduler), condition_steps)
+                else:
+                    plan = optimal_plan(table, condition_steps)
         sample = noise
         steps = flow_steps(
             self.transformer,
@@ -283,6 +288,7 @@ class DDTPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
             guidance_interval=guidance_interval,
             recompute_steps=plan,
+            extrapolate=sharing == "linear",
         )
         with self.progress_bar(total=len(self.scheduler.timesteps)) as bar, fast_inference():
             for step in steps:
@@ -499,7 +505,7 @@ def _check_arguments(
     if sharing is not None and sharing not in SHARINGS:
         raise ValueError(f"The sharing must be one of {', '.join(SHARINGS)} or None, not {sharing!r}.")
     if condition_steps is not None and sharing is None:
-        raise ValueError("Fewer condition steps need a sharing: choose dp or uniform, or leave them out.")
+        raise ValueError("Fewer condition steps need a sharing: choose linear, dp or uniform, or leave them out.")
     if condition_steps is not None and condition_steps < 1:
         raise ValueError(f"The condition steps must be 1 or more, not {condition_steps}.")
     if output_type not in OUTPUT_TYPES:

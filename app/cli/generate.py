@@ -32,6 +32,7 @@ GRID = "grid.png"
 
 
 class Sharing(StrEnum):
+    linear = "linear"
     dp = "dp"
     uniform = "uniform"
     none = "none"
@@ -158,8 +159,12 @@ def generate(
         ),
     ] = None,
     sharing: Annotated[
-        Sharing, typer.Option(help="Which steps those are: measured to be the best, evenly spread, or all.")
-    ] = Sharing.dp,
+        Sharing,
+        typer.Option(
+            help="How the others share: linear continues the last two results, dp and uniform hold the last one, at "
+            "steps that are measured to be the best or evenly spread."
+        ),
+    ] = Sharing.linear,
     guidance: Annotated[
         float, typer.Option(min=0.0, help="How strictly the label is followed; 1 is not at all.")
     ] = 2.0,
@@ -236,7 +241,9 @@ def _check(options: Options, output: Path | None, condition_steps: int | None) -
     if output is None:
         raise typer.BadParameter("say where the pictures shall go.", param_hint="--output")
     if options.sharing == Sharing.none and condition_steps is not None:
-        raise typer.BadParameter("it needs --sharing dp or uniform, or leave it out.", param_hint="--condition-steps")
+        raise typer.BadParameter(
+            "it needs --sharing linear, dp or uniform, or leave it out.", param_hint="--condition-steps"
+        )
     if options.condition_steps is not None and options.condition_steps > options.steps:
         raise typer.BadParameter(f"there are only {options.steps} steps.", param_hint="--condition-steps")
     if options.seed + options.num > 2**63:

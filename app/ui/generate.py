@@ -31,7 +31,12 @@ MOST_GUIDANCE = 8.0
 LARGEST_SEED = 2**31 - 1
 PREVIEW_SIDE = 96  # pixels of one picture in the preview, at least
 
-SHARINGS = {"dp": "Where it was measured to matter least", "uniform": "Evenly", "none": "Not at all"}
+SHARINGS = {
+    "linear": "Continue what was seen",
+    "dp": "Hold it where that matters least",
+    "uniform": "Hold it evenly",
+    "none": "Not at all",
+}
 EMPTY = """
 <div class="empty">
   <svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="1.5" aria-hidden="true">
@@ -142,14 +147,14 @@ class GenerateTab(JobTab):
             )
             self.sharing = gr.Radio(
                 [(title, name) for name, title in SHARINGS.items()],
-                value="dp",
+                value="linear",
                 label="Save work between steps",
                 elem_id="sharing",
             )
             self.condition_steps = gr.Slider(
                 1, MOST_STEPS, 17, step=1, label="Steps that look anew", elem_id="condition-steps"
             )
-            self.hint = gr.HTML(self.speed_hint(first, 50, "dp", 17), padding=False, min_height=0, elem_id="hint")
+            self.hint = gr.HTML(self.speed_hint(first, 50, "linear", 17), padding=False, min_height=0, elem_id="hint")
             self.source = gr.File(
                 label="Take the settings from a picture that was made here",
                 file_types=["image"],
@@ -397,7 +402,7 @@ class GenerateTab(JobTab):
                     report(progress)
             return tensors
 
-        measured = settings.condition_steps is not None and settings.sharing == "dp"
+        measured = settings.condition_steps is not None and settings.sharing != "uniform"
         report(Progress("measuring where sharing matters least, once …" if measured else "generating …"))
         with self.shelf.running:
             started = time.monotonic()

@@ -2,7 +2,8 @@
 
 Self-conditions of neighbouring steps are alike, so a sampler computes them at K recompute steps and reuses each until
 the next one. Either the recompute steps are spread evenly, or statistical dynamic programming finds those for which
-the reused self-conditions are nearest to the ones that every step would compute by itself.
+the reused self-conditions are nearest to the ones that every step would compute by itself. Beyond the paper, the steps
+between may continue the last two self-conditions linearly in time instead of holding the last one.
 """
 
 from __future__ import annotations
@@ -100,6 +101,57 @@ def optimal_plan(similarity: np.ndarray, condition_steps: int) -> list[int]:
         steps.append(int(start[end]))
         end = steps[-1] - 1
     return [0, *reversed(steps)]
+
+
+def optimal_linear_plan(similarity: np.ndarray, times: Sequence[float], condition_steps: int) -> list[int]:
+    """Recompute steps of least summed error where the steps between continue the last two conditions linearly.
+
+    The error of a continued self-condition is half its squared distance to the true one, all scaled to length 1; for
+    one that is held, as after the first recompute step, this is 1 - similarity, the error of `optimal_plan`. It depends
+    on two recompute steps, so the dynamic programming takes O(K N^3).
+
+    Args:
+        similarity: (N, N), as `condition_similarity` gives it.
+        times: N strictly ascending times of the steps.
+        condition_steps: recompute steps K, 1 .. N.
+
+    Returns: K ascending step numbers, the first 0.
+
+    Raises:
+        ValueError: the times do not ascend, as those of a scheduler that goes back and forth.
+    """
+    num_steps = len(similarity)
+    _check(num_steps, condition_steps)
+    if len(times) != num_steps or not (np.diff(times) > 0).all():
+        raise ValueError("Self-conditions are continued over steps of ascending times: share them by dp or uniform.")
+    # [k, j, i]: least error of the steps before i, where j is the last of k + 1 recompute steps and i is the next one
+    # or the end; and which recompute step was the one before j.
+    least = np.full((condition_steps, num_steps, num_steps + 1), np.inf)
+    before = np.zeros(least.shape, dtype=np.int32)
+    least[0, 0, 1:] = segment_costs(similarity)[:, 0]
+    for last in range(1, num_steps):
+        costs = np.cumsum(linear_errors(similarity, times, last), axis=1)  # [previous, number of the step after last]
+        totals = least[:-1, :last, last, None] + costs  # (K - 1, previous, steps after last)
+        before[1:, last, last + 1 :] = totals.argmin(1)
+        least[1:, last, last + 1 :] = totals.min(1)
+    last, end = int(least[-1, :, num_steps].argmin()), num_steps
+    plan = [last]
+    for k in range(condition_steps - 1, 0, -1):
+        last, end = int(before[k, last, end]), last
+        plan.append(last)
+    return plan[::-1]
+
+
+def linear_errors(similarity: np.ndarray, times: Sequence[float], last: int) -> np.ndarray:
+    """Errors of the steps last .. N - 1 that continue the self-conditions of an earlier step and of the last one.
+
+    Returns: (last, N - last); element [p, m] is that of step last + m with the recompute steps p and last.
+    """
+    similarity, t = np.asarray(similarity, dtype=np.float64), np.asarray(times, dtype=np.float64)
+    ahead = (t[None, last:] - t[last]) / (t[last] - t[:last, None])
+    to_last, to_previous, between = similarity[last, last:], similarity[:last, last:], similarity[:last, last, None]
+    lengths = (1 + ahead) ** 2 + ahead**2 + 1
+    return lengths / 2 - ahead * (1 + ahead) * between - (1 + ahead) * to_last + ahead * to_previous
 
 
 def _check(num_steps: int, condition_steps: int) -> None:

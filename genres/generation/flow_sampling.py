@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genres.generation.ddt import DDTOutput
-
 ROUNDING = 1e-6  # of a scheduler's times, which it holds in float32
 
 
@@ -77,6 +75,7 @@ def flow_steps(
     guidance_scale: float = 1.0,
     guidance_interval: tuple[float, float] = (0.3, 1.0),
     recompute_steps: Sequence[int] | None = None,
+    extrapolate: bool = False,
     both_halves: bool = False,
 ) -> Iterator[FlowStep]:
     """Take the steps of a scheduler one by one, from noise to a sample.
@@ -92,6 +91,8 @@ def flow_steps(
         guidance_interval: open interval of the paper's time in which it is applied.
         recompute_steps: steps that compute the self-condition, ascending from 0; the others reuse the last one. None
             for all.
+        extrapolate: the other steps continue the last two self-conditions linearly in time, where the paper's hold the
+            last one. Before the second one they hold it too.
         both_halves: compute the unconditional half at every step, as a measurement of the conditions needs it.
 
     Raises:
@@ -108,13 +109,18 @@ def flow_steps(
     if not starts or starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= len(times):
         raise ValueError(f"Recompute steps ascend from 0 and stay below {len(times)}, unlike {starts}.")
     ends = dict(zip(starts, [*starts[1:], len(times)], strict=True))
-    sample, shared = noise, None
+    sample = noise
+    shared: _Shared | None = None
+    earlier: _Shared | None = None
     for index, timestep in enumerate(timesteps):
         recompute = index in ends
         if recompute:
-            shared = None
-            segment = range(index, ends[index])  # steps that will use the condition of this one
-            guided = both_halves or any(scales[i] != 1 for i in segment)
+            earlier, shared = shared if extrapolate else None, None
+            end = ends[index]  # of the steps that use the condition of this one
+            reused = extrapolate or end > index + 1
+            if extrapolate:
+                end = ends.get(end, end)
+            guided = both_halves or any(scale != 1 for scale in scales[index:end])
         doubled = guided and (recompute or both_halves or scales[index] != 1)
         time = torch.full((len(sample),), times[index], dtype=torch.float32, device=sample.device)
         null = torch.full_like(class_labels, model.null_label)
@@ -124,11 +130,11 @@ def flow_steps(
                 torch.cat([given, given]) if doubled else given,  # (2B or B, C, H, W)
                 torch.cat([time, time]) if doubled else time,
                 torch.cat([null, class_labels]) if doubled else class_labels,
-                return_modulations=recompute and len(segment) > 1,
-                **({} if shared is None else _reuse(shared, conditional_half=guided and not doubled)),
+                return_modulations=recompute and reused,
+                **({} if shared is None else _reuse(shared, earlier, times[index], len(time) * (1 + doubled))),
             )
         if recompute:
-            shared = output
+            shared = _Shared(times[index], [output.condition, *(output.modulations or ())])
         velocity = output.sample.to(sample.dtype)  # (2B or B, C, H, W)
         if doubled:
             unconditional, conditional = velocity.chunk(2)  # 2 x (B, C, H, W)
@@ -139,10 +145,23 @@ def flow_steps(
         sample = step.sample
 
 
-def _reuse(shared: DDTOutput, conditional_half: bool) -> dict[str, Any]:
-    """What a step takes over from the recompute step before it, or the second half of it."""
+@dataclass
+class _Shared:
+    """What a recompute step leaves to the steps after it: its time, and its self-condition before the modulations."""
 
-    def part(tensor: Tensor) -> Tensor:
-        return tensor.chunk(2)[1] if conditional_half else tensor
+    time: float
+    tensors: list[Tensor]
 
-    return {"condition": part(shared.condition), "modulations": [part(m) for m in shared.modulations or ()]}
+
+def _reuse(shared: _Shared, earlier: _Shared | None, time: float, count: int) -> dict[str, Any]:
+    """What a step at this time takes over from the last recompute step, or from the last two.
+
+    Args:
+        count: of the conditions that the step needs, the last ones: those of the labels are the second half.
+    """
+    tensors = [tensor[-count:] for tensor in shared.tensors]
+    if earlier is not None and shared.time > earlier.time:
+        ahead = (time - shared.time) / (shared.time - earlier.time)
+        # The modulations are linear in the condition, so they may be continued as it is.
+        tensors = torch._foreach_lerp([tensor[-count:] for tensor in earlier.tensors], tensors, 1 + ahead)
+    return {"condition": tensors[0], "modulations": tensors[1:]}

@@ -44,7 +44,7 @@ def test_pictures_are_what_the_pipeline_gives(generate, model, tmp_path):
     assert np.abs(got.astype(int) - np.asarray(alone.images[0])).max() <= 1
     settings = read_settings(tmp_path / "out/old-house-6.png")
     assert settings["label"] == "old house" and settings["seed"] == 6 and settings["work"] == "generate"
-    assert settings["condition_steps"] == 2 and settings["sharing"] == "dp"
+    assert settings["condition_steps"] == 2 and settings["sharing"] == "linear"
 
 
 def test_the_same_command_finishes_a_batch(generate, tmp_path):

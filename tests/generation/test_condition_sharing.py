@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from genres.generation.condition_sharing import (
     TOKENS_AT_ONCE,
     condition_similarity,
+    linear_errors,
+    optimal_linear_plan,
     optimal_plan,
     plan_cost,
     segment_costs,
@@ -41,6 +43,48 @@ def test_cost_is_the_error_of_every_reuse():
     expected = sum(1 - similarity[step, start] for start, step in [(0, 0), (0, 1), (2, 2), (2, 3), (2, 4), (5, 5)])
     assert plan_cost(similarity, [0, 2, 5]) == pytest.approx(expected)
     assert segment_costs(similarity)[4, 2] == pytest.approx(3 - similarity[2:5, 2].sum())
+
+
+def walk(num_steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors (N, 6) of a random walk with inertia, and uneven times."""
+    random = np.random.default_rng(seed)
+    steps = random.normal(size=(num_steps, 6)).cumsum(0).cumsum(0) + 10
+    return steps / np.linalg.norm(steps, axis=1, keepdims=True), random.uniform(0.1, 1, num_steps).cumsum()
+
+
+def test_linear_errors_are_half_the_squared_distances():
+    vectors, times = walk(7, 0)
+    slope = (vectors[3] - vectors[1]) / (times[3] - times[1])
+    continued = vectors[3] + (times[3:, None] - times[3]) * slope
+    expected = ((continued - vectors[3:]) ** 2).sum(1) / 2
+    assert linear_errors(vectors @ vectors.T, times, 3)[1] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("num_steps", range(1, 9))
+@pytest.mark.parametrize("seed", range(3))
+def test_no_linear_plan_is_better(num_steps, seed):
+    vectors, times = walk(num_steps, seed)
+    similarity = vectors @ vectors.T
+
+    def cost(plan: list[int]) -> float:
+        total = 0.0
+        for place, start in enumerate(plan):
+            end = [*plan, num_steps][place + 1]
+            errors = linear_errors(similarity, times, start)[plan[place - 1]] if place else 1 - similarity[0]
+            total += errors[: end - start].sum()
+        return total
+
+    for condition_steps in range(1, num_steps + 1):
+        plans = [[0, *rest] for rest in combinations(range(1, num_steps), condition_steps - 1)]
+        plan = optimal_linear_plan(similarity, times, condition_steps)
+        assert plan in plans
+        assert cost(plan) == pytest.approx(min(map(cost, plans)), abs=1e-12)
+
+
+def test_linear_plans_need_ascending_times():
+    for times in ([0.0, 0.5, 0.5, 1.0], [0.0, 0.5, 1.0]):
+        with pytest.raises(ValueError, match="ascending times"):
+            optimal_linear_plan(np.eye(4), times, 2)
 
 
 def test_equal_plans_start_early():

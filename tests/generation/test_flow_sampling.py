@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
 
+from genres.generation.ddt import DDTOutput
 from genres.generation.flow_sampling import flow_steps, guidance_at, set_flow_timesteps
 from tests.generation.test_ddt import tiny
 
@@ -50,11 +51,12 @@ def test_a_plan_of_every_step_is_no_sharing():
     assert all(step.recomputed for step in every)
 
 
-@pytest.mark.parametrize("plan", [[0], [0, 1], [0, 3, 5], range(6)])
-def test_leaving_out_the_unconditional_half_changes_nothing(plan):
+@pytest.mark.parametrize("plan", [[0], [0, 1], [0, 2, 4], [0, 3, 5], range(6)])
+@pytest.mark.parametrize("extrapolate", [False, True])
+def test_leaving_out_the_unconditional_half_changes_nothing(plan, extrapolate):
     model = tiny()
-    short = draw(model, guidance_scale=3.0, recompute_steps=plan)
-    whole = draw(model, guidance_scale=3.0, recompute_steps=plan, both_halves=True)
+    short = draw(model, guidance_scale=3.0, recompute_steps=plan, extrapolate=extrapolate)
+    whole = draw(model, guidance_scale=3.0, recompute_steps=plan, extrapolate=extrapolate, both_halves=True)
     assert torch.allclose(short[-1].sample, whole[-1].sample, atol=1e-5)
     assert [step.index for step in short if step.recomputed] == list(plan)
     assert all(len(step.condition) == 4 for step in whole)
@@ -82,6 +84,36 @@ def test_only_what_is_needed_is_computed():
     counter = Counter(tiny())
     draw(counter, guidance_scale=1.0)
     assert counter.encoded == counter.decoded == 6 * 2
+
+
+class Linear:
+    """A model whose self-condition is linear in time, and the modulations in it."""
+
+    null_label = 9
+
+    def __call__(self, sample, time, labels, condition=None, modulations=None, return_modulations=False):
+        expected = time[:, None, None] * torch.arange(3.0) + labels[:, None, None]  # (B, 1, 3)
+        if condition is not None:
+            self.errors.append((condition - expected).abs().max().item())
+            assert torch.allclose(modulations[0], 2 * condition + 1)
+        return DDTOutput(sample, expected, [2 * expected + 1] if return_modulations else None)
+
+
+def test_extrapolation_continues_what_is_linear_in_time_exactly():
+    model = Linear()
+    for extrapolate in (False, True):
+        model.errors = []
+        draw(model, euler(10), guidance_scale=3.0, recompute_steps=[0, 2, 5], extrapolate=extrapolate)
+        assert len(model.errors) == 7 and model.errors[0] > 0.1  # there is nothing to continue yet
+        assert (max(model.errors[1:]) < 1e-5) == extrapolate
+
+
+def test_extrapolation_comes_nearer_than_holding():
+    model = tiny()
+    options = {"guidance_scale": 3.0, "recompute_steps": range(0, 30, 3)}
+    exact = draw(model, euler(30), guidance_scale=3.0)[-1].sample
+    held, continued = (draw(model, euler(30), extrapolate=e, **options)[-1].sample for e in (False, True))
+    assert (continued - exact).norm() < (held - exact).norm() / 2
 
 
 def test_a_consumer_may_replace_the_sample():

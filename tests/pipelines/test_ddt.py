@@ -122,7 +122,7 @@ def test_latents_and_sizes(pipe):
 def test_sharing_at_every_step_changes_nothing(pipe):
     plain = draw(pipe, guidance_scale=3.0)
     assert torch.equal(plain, draw(pipe, guidance_scale=3.0, sharing=None))
-    for sharing in ("dp", "uniform"):
+    for sharing in ("linear", "dp", "uniform"):
         assert torch.equal(plain, draw(pipe, guidance_scale=3.0, sharing=sharing, condition_steps=6))
         assert not torch.equal(plain, draw(pipe, guidance_scale=3.0, sharing=sharing, condition_steps=2))
     assert len(pipe.similarities) == 1
