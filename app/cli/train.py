@@ -74,10 +74,17 @@ def find_recipe(text: str) -> Path:
 
 
 def start_folder(text: str) -> Path:
-    """The folder of weights to begin with, given by path or as the name of an embedded model."""
+    """The folder of a network or pipeline to begin with, given by path or as the name of an embedded model."""
     from weights import embedded_folder
 
-    return Path(text) if Path(text, "config.json").is_file() else embedded_folder(text)
+    if not Path(text).is_dir():
+        return embedded_folder(text)
+    if not any(Path(text, name).is_file() for name in ("config.json", "model_index.json")):
+        raise CommandError(
+            f"The recipe starts from {printable(text)}, which holds no model: "
+            "name the folder with config.json or model_index.json in it."
+        )
+    return Path(text)
 
 
 def _keep_recipe(path: Path, folder: Path, recipe: "Recipe") -> None:

@@ -15,8 +15,11 @@ from torch.utils.data import Dataset
 from genres.restoration.degradations import DEGRADATIONS
 
 # Haze and darkness are properties of a scene: their patches are windows of reduced photographs, from the size of the
-# patch to the whole short side, so that a patch holds much of the scene. The others are properties of pixels.
+# patch to the whole short side, so that a patch holds much of the scene. The others are properties of pixels; but a
+# network that changes the tone of scenes must also know scenes whose tone is right, which are bright, dark or pale by
+# nature: beside those tasks, all untouched patches are such windows, and a share of the noisy, rainy and blurred ones.
 SCENE_TASKS = ("dehaze", "lowlight")
+SCENE_SHARE = 0.3
 BLUR_TASKS = ("deblur", "camera_blur", "shake_blur")
 MARGIN = 16  # pixels around a patch that blur may draw from
 
@@ -81,12 +84,20 @@ class DegradedPatches(Dataset):
         random = np.random.default_rng([self.seed, self.first + index])
         task = self.names[random.choice(len(self.names), p=self.frequencies)]
         margin = MARGIN if task in BLUR_TASKS else 0
-        clean = self._patch(random, self.crop + 2 * margin, task in SCENE_TASKS)
+        clean = self._patch(random, self.crop + 2 * margin, self._is_scene(random, task))
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
         degraded = DEGRADATIONS[task](clean, generator)
         if margin:
             clean, degraded = (x[:, margin:-margin, margin:-margin] for x in (clean, degraded))
         return (degraded * 255).round() / 255, clean.contiguous()
+
+    def _is_scene(self, random: np.random.Generator, task: str) -> bool:
+        """Whether a patch of this task shows much of a scene rather than a detail."""
+        if task in SCENE_TASKS:
+            return True
+        if not set(SCENE_TASKS) & set(self.names):
+            return False
+        return task == "clean" or random.random() < SCENE_SHARE
 
     def _patch(self, random: np.random.Generator, side: int, scene: bool) -> Tensor:
         pyramid = self.pyramids[int(random.integers(len(self.pyramids)))]

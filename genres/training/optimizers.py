@@ -130,12 +130,18 @@ class NorMuon(torch.optim.Optimizer):
 
 
 def split_parameters(model: torch.nn.Module, adam_lr: float) -> list[dict]:
-    """Parameter groups for `NorMuon`: matrices of 16 x 16 and more, and the rest for Adam with its own rate."""
+    """Parameter groups for `NorMuon`: matrices of 16 x 16 and more, and the rest for Adam with its own rate.
+
+    Tables of embeddings are not matrices in this sense: a batch moves the few rows that it names, and all others, of
+    which it knows nothing, would be moved as far.
+    """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     matrices: list[Tensor] = []
     rest: list[Tensor] = []
     for parameter in model.parameters():
         flat = parameter.shape[0], parameter[0].numel() if parameter.ndim > 1 else 1
-        (matrices if parameter.ndim > 1 and min(flat) >= 16 else rest).append(parameter)
+        is_matrix = parameter.ndim > 1 and min(flat) >= 16 and id(parameter) not in tables
+        (matrices if is_matrix else rest).append(parameter)
     return [{"params": matrices}, {"params": rest, "lr": adam_lr, "adam": True}]
 
 

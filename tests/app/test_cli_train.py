@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 
-from app.cli.train import Progress, bundled_recipes, find_recipe
+from app.cli.errors import CommandError
+from app.cli.train import Progress, bundled_recipes, find_recipe, start_folder
 from tests.app.cli_tools import save_image
 from weights import embedded_folder
 
@@ -72,8 +73,12 @@ def test_a_recipe_starts_from_an_embedded_model_or_a_folder(genres, recipe, run,
     recipe.write_text(recipe.read_text().replace("adair-all-in-one", str(embedded_folder("dea-net-haze"))))
     assert genres("train", recipe, "-o", tmp_path / "other").code == 0
     assert Path(run[-1][0].start) == embedded_folder("dea-net-haze")
+    assert start_folder(str(embedded_folder("ddt-digits"))) == embedded_folder("ddt-digits")  # of a pipeline
     recipe.write_text(recipe.read_text().replace("start: ", "start: no-"))
     assert "no embedded model" in genres("train", recipe, "-o", tmp_path / "third").err
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CommandError, match="holds no model"):
+        start_folder(str(tmp_path / "empty"))
 
 
 def test_progress(capsys):

@@ -70,6 +70,13 @@ def test_split_leaves_small_and_one_dimensional_parameters_to_adam():
     assert len(rest["params"]) == 5 and rest["adam"]
 
 
+def test_split_leaves_tables_of_embeddings_to_adam():
+    model = torch.nn.Sequential(torch.nn.Embedding(32, 16), torch.nn.Linear(16, 16, bias=False))
+    matrices, rest = split_parameters(model, adam_lr=1e-3)
+    assert [p.shape for p in matrices["params"]] == [(16, 16)]
+    assert [p.shape for p in rest["params"]] == [(32, 16)]
+
+
 def test_unknown_form_is_refused():
     with pytest.raises(ValueError, match="'neuron' or 'published'"):
         NorMuon([torch.nn.Parameter(torch.zeros(2, 2))], conv="rows")

@@ -187,6 +187,20 @@ def test_patches_of_a_scene_show_up_to_all_of_it():
     assert max(heights("denoise")) < 0.34
 
 
+def test_beside_haze_and_darkness_untouched_patches_show_scenes_too():
+    ramp = np.repeat(np.linspace(0, 255, 96, dtype=np.uint8)[:, None], 128, 1)  # dark above, bright below
+    pyramid = Pyramid([np.repeat(ramp[..., None], 3, 2)])
+
+    def shown(tasks: dict[str, float]) -> float:
+        """The largest share of the scene that one of 40 patches spans."""
+        patches = DegradedPatches([pyramid], tasks, 32, seed=0, first=0, count=40)
+        return max(float(np.ptp(patches[index][1].numpy())) for index in range(40))
+
+    never = 1e-9  # how often haze itself is drawn
+    assert shown({"clean": 1.0}) < 0.34 and shown({"clean": 1.0, "dehaze": never}) > 0.9
+    assert shown({"denoise": 1.0}) < 0.34 and shown({"denoise": 1.0, "dehaze": never}) > 0.7
+
+
 def test_parameters_lie_on_the_simplex_and_neighbours_share_them(photographs):
     pyramids = [load_pyramid(path) for path in sorted(photographs.iterdir())]
     patches = DegradedPatches(pyramids, {"denoise": 1.0}, 16, seed=3, first=4, count=200)
