@@ -163,5 +163,6 @@ def _reuse(shared: _Shared, earlier: _Shared | None, time: float, count: int) ->
     if earlier is not None and shared.time > earlier.time:
         ahead = (time - shared.time) / (shared.time - earlier.time)
         # The modulations are linear in the condition, so they may be continued as it is.
-        tensors = torch._foreach_lerp([tensor[-count:] for tensor in earlier.tensors], tensors, 1 + ahead)
+        before = [tensor[-count:] for tensor in earlier.tensors]
+        tensors = list(torch._foreach_lerp(before, tensors, 1 + ahead))
     return {"condition": tensors[0], "modulations": tensors[1:]}
