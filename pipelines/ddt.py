@@ -288,7 +288,7 @@ class DDTPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
             guidance_interval=guidance_interval,
             recompute_steps=plan,
-            extrapolate=sharing == "linear",
+            extrapolate=plan is not None and sharing == "linear",
         )
         with self.progress_bar(total=len(self.scheduler.timesteps)) as bar, fast_inference():
             for step in steps:

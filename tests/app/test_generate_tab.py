@@ -25,7 +25,7 @@ CHOICES = {
     "seed": 3,
     "steps": 4,
     "guidance": 2.0,
-    "sharing": "dp",
+    "sharing": "linear",
     "condition_steps": 2,
 }
 OUTPUTS = ("empty", "preview", "gallery", "facts", "download", "files", "status")
