@@ -25,8 +25,6 @@ from genres.runtime import fast_inference
 from pipelines import DDTPipeline, flow_scheduler
 
 CONFIG = {"hidden_size": 384, "num_heads": 6, "num_encoder_blocks": 8, "num_decoder_blocks": 4}
-
-
 DEEP = {
     "in_channels": 3,
     "patch_size": 4,
