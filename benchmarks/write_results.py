@@ -27,8 +27,8 @@ with a radius of 3 pixels. For all 68 images of CBSD68 with noise of 15, 25 and 
 reports, for noise that is neither clipped nor rounded and of a strength that is told: BM3D in colour 33.52, 30.71 and
 27.38, FFDNet 33.87, 31.21 and 27.96.
 
-What falls short: the all-in-one model removes hardly any motion blur, and brightens a noisy photograph of the night as
-if it were underexposed, of which one is among those held out; `deep-rft-deblur` removes a part of the blur;
+What falls short: the all-in-one model removes hardly any motion blur, and brightens photographs of the night as if they
+were underexposed, of which one is among those held out; `deep-rft-deblur` removes a part of the blur;
 `dea-net-haze` treats a clear photograph as a hazy one. They were trained for one to seven hours on one processor core;
 the recipes can be run longer.
 """
