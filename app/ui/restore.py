@@ -102,6 +102,7 @@ class RestoreTab(JobTab):
         self.visit = gr.BrowserState(None, storage_key="genres-visit")  # finds the history again after a reload
         self.visits: OrderedDict[str, list[Made]] = OrderedDict()
         self.place = gr.State(None)  # where the crop of the dials is taken
+        self.ended = gr.State(0)  # how many runs that the dials began
         self.released = gr.State([])  # where the sliders of the dials were when a run last took notice of them
         super().__init__(shelf, "Restore")
         self._wire(page)
@@ -245,16 +246,18 @@ class RestoreTab(JobTab):
         sliders = self.dials.sliders
         seen: list[Any] = [self.photos, self.model, self.strength, self.place, *sliders]
         self.model.change(self.dials.fit, self.model, sliders, **QUICK)
+        # One event makes every crop, so that none that was begun earlier is shown after a later one. A run that ends
+        # counts too: it may have kept the crop from its turn.
         gr.on(
-            [field.change for field in seen if field is not self.place],
+            [field.change for field in (*seen, self.ended)],
             self.dials.preview,
             seen,
             self.dials.crop,
             trigger_mode="always_last",
             **QUICK,
         )
-        picked = self.photo.select(self.dials.pick, [self.photos, self.photo], self.place, **QUICK)
-        picked.then(self.dials.preview, seen, self.dials.crop, **QUICK)
+        heard = {**QUICK, "queue": True}  # gradio tells of a changed state through its queue alone
+        self.photo.select(self.dials.pick, [self.photos, self.photo], self.place, **heard)
         # Of several runs that wait, the last one counts: none may be dropped before it comes to `Job.claim`.
         begun = gr.on(
             [slider.release for slider in sliders],
@@ -265,7 +268,7 @@ class RestoreTab(JobTab):
             **QUICK,
         )
         ended = self._run_after(begun, inputs, outputs, trigger_mode="multiple", api_visibility="private")
-        ended.then(self.dials.preview, seen, self.dials.crop, **QUICK)  # the run may have kept it from its turn
+        ended.then(lambda runs: runs + 1, self.ended, self.ended, **heard)
 
     def fit_model(self, task: str) -> gr.Dropdown:
         """Offers the models that can do the task, and proposes the best of them."""

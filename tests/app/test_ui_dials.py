@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -322,6 +323,33 @@ def test_the_keyboard_moves_the_dial_and_the_crop_follows(site, open_page, tmp_p
     page.get_by_label("number input for Detail").fill("0.6")
     page.keyboard.press("Tab")
     expect(page.locator("#facts .how")).to_contain_text("detail 0.6 ")
+
+
+@in_browser
+def test_a_slow_crop_is_not_shown_after_a_model_without_dials_was_chosen(site, open_page, tmp_path, monkeypatch):
+    asked, waited, restored = threading.Event(), threading.Event(), threading.Event()
+    restore = type(site.grain).__call__
+
+    def slow(*args, **options):
+        asked.set()
+        waited.wait(10)
+        result = restore(*args, **options)
+        restored.set()
+        return result
+
+    page = open_page()
+    choose_grain(page, save(tmp_path / "a.png", random_picture(300, 420)))
+    expect(page.locator("#crop img").nth(1)).to_have_attribute("alt", "With detail 0")
+    monkeypatch.setattr(type(site.grain), "__call__", slow)
+    page.locator("#photo img").click()
+    assert asked.wait(10)
+    page.locator("#task input[value=derain]").check()
+    expect(page.locator("#dial-0")).to_be_hidden()
+    page.wait_for_timeout(500)  # for what hides the crop, if it does not wait for its turn
+    waited.set()
+    assert restored.wait(10)
+    page.wait_for_timeout(500)  # for the answer
+    expect(page.locator("#crop")).to_be_hidden()
 
 
 @in_browser
