@@ -28,10 +28,10 @@ from genres.training.photos import fetch_photos
 from pipelines import RestorationPipeline
 
 
-def dense_haze(image: Tensor, generator: Generator) -> Tensor:
-    """Scattering model, t = exp(-(0.3 + 1.6 d)), airlight near 0.92."""
+def hazy(image: Tensor, generator: Generator, density: float) -> Tensor:
+    """Scattering model, t = exp(-(0.3 + density * d)), airlight near 0.92."""
     depth = degradations.smooth_field(image.shape[-2], image.shape[-1], generator)
-    transmission = torch.exp(-(0.3 + 1.6 * depth))
+    transmission = torch.exp(-(0.3 + density * depth))
     airlight = 0.92 + 0.02 * torch.randn((3, 1, 1), generator=generator)
     return image * transmission + airlight * (1 - transmission)
 
@@ -68,7 +68,8 @@ SETS: dict[str, tuple[str, Callable[[Tensor, Generator], Tensor]]] = {
     "noise 25": ("denoise", noisy(25)),
     "noise 50": ("denoise", noisy(50)),
     "noise 25, JPEG": ("denoise", noisy_file),
-    "haze": ("dehaze", dense_haze),
+    "dense haze": ("dehaze", partial(hazy, density=1.6)),
+    "haze": ("dehaze", partial(hazy, density=1.1)),
     "rain": ("derain", degradations.rain),
     "low light": ("lowlight", dark),
     "motion blur": ("deblur", blurred),

@@ -19,8 +19,8 @@ Every figure on this page is written by `python -m benchmarks.write_results` fro
 
 `python -m benchmarks.restoration_quality` degrades photographs with fixed seeds, restores them through
 `RestorationPipeline`, and gives the mean RGB PSNR in dB of 8-bit images. The degradations are described in that file:
-haze is dense, rain is that of the training distribution, low light and blur come with 1 % noise. "nothing" is the clean
-photograph itself, where 100 stands for an equal image.
+rain is that of the training distribution, low light and blur come with 1 % noise. "nothing" is the clean photograph
+itself, where 100 stands for an equal image.
 
 "noise 25, JPEG" is noise of sigma 25 in a JPEG file of quality 90, as most noisy photographs are; "defocus" is a disk
 with a radius of 3 pixels. For all 68 images of CBSD68 with noise of 15, 25 and 50 the FFDNet paper (arXiv 1710.04026)
@@ -29,8 +29,8 @@ reports, for noise that is neither clipped nor rounded and of a strength that is
 
 What falls short: the all-in-one model removes hardly any motion blur, and brightens photographs of the night as if they
 were underexposed, of which one is among those held out; `deep-rft-deblur` removes a part of the blur;
-`dea-net-haze` treats a clear photograph as a hazy one. They were trained for one to seven hours on one processor core;
-the recipes can be run longer.
+`dea-net-haze` raises the contrast of a clear photograph a little. They were trained for three to eight hours on one
+processor core; the recipes can be run longer.
 """
 
 SPEED = """
@@ -143,10 +143,11 @@ over interpolation does not show here.
 KERNEL_ABLATION = """
 ## DeepRFTv2 with and without its kernel estimators
 
-`python -m benchmarks.kernel_ablation`: the network of `deep-rft-deblur`, trained from nothing for about as long with
-its Fourier kernel estimators as without, patches of 96 pixels; motion blur with 1 % noise, middles of {images}
-photographs that neither was trained on. In the few minutes of this run the estimators do not pay for their time. The
-last rows are of the embedded model, after six hours: its image before its last kernel estimator, and after it.
+`python -m benchmarks.kernel_ablation`: the network of `deep-rft-deblur` with fewer blocks, trained from nothing for
+about as long with its Fourier kernel estimators as without, patches of 96 pixels; motion blur with 1 % noise, middles
+of {images} photographs that neither was trained on. In the few minutes of this run the estimators do not pay for their
+time. The last rows are of the embedded model, after eight hours: its image before its last kernel estimator, and after
+it.
 
 | network | parameters | steps | seconds | PSNR |
 |---|---|---|---|---|
