@@ -102,7 +102,7 @@ class RestoreTab(JobTab):
         self.visit = gr.BrowserState(None, storage_key="genres-visit")  # finds the history again after a reload
         self.visits: OrderedDict[str, list[Made]] = OrderedDict()
         self.place = gr.State(None)  # where the crop of the dials is taken
-        self.ended = gr.State(0)  # how many runs that the dials began
+        self.ended = gr.State(0)  # how many runs that the dials began have ended
         self.released = gr.State([])  # where the sliders of the dials were when a run last took notice of them
         super().__init__(shelf, "Restore")
         self._wire(page)
