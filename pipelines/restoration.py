@@ -338,7 +338,8 @@ class RestorationPipeline(DiffusionPipeline):
         spans = cut_grid(before.shape[2], before.shape[3], 0, 0, *self._needs)
         padded = pad_to(before, spans.rows.size, spans.columns.size)
         after = self._restore_tile(padded, replace(run, strength=1.0, callback=None, bar=_Silent()))
-        return Tone(before, after[..., : before.shape[2], : before.shape[3]], factor, run.strength)
+        after = after[..., : before.shape[2], : before.shape[3]]
+        return Tone(before, after, factor, run.strength, always=self.model.config.get("map_blur", 0) > 0)
 
     def _restore_tile(self, tile: Tensor, run: _Run, kernel: bool = False) -> Tensor:
         """(B, 3, h, w) -> (B, 3, h, w) float32; in smaller tiles if memory does not bear this one.

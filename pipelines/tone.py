@@ -43,13 +43,15 @@ class Tone:
         before, after: the reduced image and its restoration, (B, 3, h, w).
         factor: pixels of the image on a side of one of the reduced.
         strength: share of the change that the tiles show.
+        always: tiles are led to faint changes too, as for a network that changes nothing but the tone.
     """
 
-    def __init__(self, before: Tensor, after: Tensor, factor: int, strength: float = 1.0):
+    def __init__(self, before: Tensor, after: Tensor, factor: int, strength: float = 1.0, always: bool = False):
         cells = math.ceil(CELL / factor)
         self.change = F.avg_pool2d(after - before, cells, ceil_mode=True, count_include_pad=False)
         size = self.change.square().mean((1, 2, 3), keepdim=True).sqrt()
-        self.weight = ((size - FAINT) / (PLAIN - FAINT)).clamp(0, 1)  # (B, 1, 1, 1)
+        weight = ((size - FAINT) / (PLAIN - FAINT)).clamp(0, 1)  # (B, 1, 1, 1)
+        self.weight = torch.ones_like(weight) if always else weight
         self.change = self.change * strength
         self.cell = cells * factor
 

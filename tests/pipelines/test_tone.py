@@ -66,6 +66,31 @@ def test_faint_changes_are_left_to_the_tiles():
     assert torch.equal(tone.lead(before, before, 0, 0), before)
 
 
+def test_tiles_follow_faint_changes_of_a_network_that_changes_the_tone_alone():
+    before = torch.rand(1, 3, 64, 64)
+    tone = Tone(before, before + 0.02, factor=4, always=True)
+    torch.testing.assert_close(tone.lead(before, before + 0.1, 0, 0), before + 0.02)
+
+
+def test_the_pipeline_leads_faint_changes_of_smooth_maps():
+    class Faint(Brighten):
+        @register_to_config
+        def __init__(self, map_blur: int = 0):
+            super().__init__()
+
+        def forward(self, image: Tensor) -> Tensor:
+            return image + 0.1 * (super().forward(image) - image)
+
+    def restored(map_blur: int, tile: int) -> np.ndarray:
+        pipe = RestorationPipeline(Faint(map_blur), tasks=["dehaze"])
+        pipe.set_progress_bar_config(disable=True)
+        return pipe(ramp_with_detail(), tile=tile).images[0]
+
+    whole = restored(0, 0)
+    left, led = (np.abs(restored(map_blur, 96) - whole) for map_blur in (0, 8))
+    assert led.max() < 0.3 * left.max() and led.mean() < left.mean() / 8
+
+
 def test_progress_counts_tiles_alone():
     pipe = RestorationPipeline(Brighten(), tasks=["lowlight"])
     pipe.set_progress_bar_config(disable=True)
