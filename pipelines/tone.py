@@ -3,7 +3,9 @@
 A network whose attention sums over the whole image sees other sums in every tile, and may lift the haze or the
 darkness of two neighbours differently; and if it learned on patches that held much of a scene, it sees too little of
 one in a large image. The image as a whole is therefore restored at a reduced size first. Where that changes its tone,
-as haze and darkness do, but noise, rain and blur do not, every tile is led to the change on the large scale.
+as haze and darkness do, but noise, rain and blur do not, every tile is led to the change on the large scale. Where it
+does not, a tile that changes on the large scale far more than in its detail has taken a part for hazy or dark that the
+whole shows to be neither, and is led all the same; noise and rain change the detail most.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pipelines.tiling import pad_to
 CELL = 16  # pixels: the tone is compared in cells at least so wide
 BLUR = 2.0  # standard deviation in cells
 FAINT, PLAIN = 0.03, 0.08  # root mean square of a change that is no tone's yet, and of one that surely is
+DETAIL, LARGE = 1.0, 2.0  # a tile's change on the large scale over that of its detail: no tone's yet, surely one's
 
 
 def reduced(read: Callable[[int, int], Tensor], height: int, factor: int, rows: int = 64) -> Tensor:
@@ -37,7 +40,9 @@ def reduced(read: Callable[[int, int], Tensor], height: int, factor: int, rows: 
 
 
 class Tone:
-    """What the restoration of the reduced image changes, as a map that tiles are led to; not at all by faint changes.
+    """What the restoration of the reduced image changes, as a map that tiles are led to.
+
+    By faint changes only those tiles are led that mistake the tone.
 
     Args:
         before, after: the reduced image and its restoration, (B, 3, h, w).
@@ -49,8 +54,7 @@ class Tone:
     def __init__(self, before: Tensor, after: Tensor, factor: int, strength: float = 1.0, always: bool = False):
         cells = math.ceil(CELL / factor)
         self.change = F.avg_pool2d(after - before, cells, ceil_mode=True, count_include_pad=False)
-        size = self.change.square().mean((1, 2, 3), keepdim=True).sqrt()
-        weight = ((size - FAINT) / (PLAIN - FAINT)).clamp(0, 1)  # (B, 1, 1, 1)
+        weight = ((_size(self.change) - FAINT) / (PLAIN - FAINT)).clamp(0, 1)  # (B, 1, 1, 1)
         self.weight = torch.ones_like(weight) if always else weight
         self.change = self.change * strength
         self.cell = cells * factor
@@ -65,10 +69,20 @@ class Tone:
         own = F.avg_pool2d(after - before, self.cell, ceil_mode=True, count_include_pad=False)
         rows = top / self.cell + torch.arange(own.shape[2], device=own.device)  # in cells of the image
         columns = left / self.cell + torch.arange(own.shape[3], device=own.device)
-        missing = _smooth(_sample(self.change.to(own.device), rows, columns) - own) * self.weight.to(own.device)
-        full = (missing.shape[2] * self.cell, missing.shape[3] * self.cell)
-        missing = F.interpolate(missing, full, mode="bilinear")
-        return after + missing[..., : after.shape[2], : after.shape[3]]
+        missing = _smooth(_sample(self.change.to(own.device), rows, columns) - own)
+        mistaken = _size(own) / _size(after - before - self._full(own, after)).clamp_min(1e-6)
+        mistaken = ((mistaken - DETAIL) / (LARGE - DETAIL)).clamp(0, 1)
+        return after + self._full(missing * torch.maximum(self.weight.to(own.device), mistaken), after)
+
+    def _full(self, x: Tensor, image: Tensor) -> Tensor:
+        """Cells (B, C, h, w) as pixels, as many as the image has."""
+        x = F.interpolate(x, (x.shape[2] * self.cell, x.shape[3] * self.cell), mode="bilinear")
+        return x[..., : image.shape[2], : image.shape[3]]
+
+
+def _size(x: Tensor) -> Tensor:
+    """Root mean square of every sample: (B, C, h, w) -> (B, 1, 1, 1)."""
+    return x.square().mean((1, 2, 3), keepdim=True).sqrt()
 
 
 def _sample(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -66,6 +66,15 @@ def test_faint_changes_are_left_to_the_tiles():
     assert torch.equal(tone.lead(before, before, 0, 0), before)
 
 
+def test_a_tile_that_mistakes_the_tone_is_led_back_but_not_one_that_loses_noise():
+    torch.manual_seed(0)
+    before = torch.rand(1, 3, 64, 64)
+    tone = Tone(before, before, factor=4)  # the image as a whole stays as it is
+    torch.testing.assert_close(tone.lead(before, before - 0.1, 0, 0), before)
+    cleaned = before - 0.1 + 0.2 * torch.randn_like(before)
+    assert torch.equal(tone.lead(before, cleaned, 0, 0), cleaned)
+
+
 def test_tiles_follow_faint_changes_of_a_network_that_changes_the_tone_alone():
     before = torch.rand(1, 3, 64, 64)
     tone = Tone(before, before + 0.02, factor=4, always=True)
@@ -79,7 +88,8 @@ def test_the_pipeline_leads_faint_changes_of_smooth_maps():
             super().__init__()
 
         def forward(self, image: Tensor) -> Tensor:
-            return image + 0.1 * (super().forward(image) - image)
+            detail = image - torch.nn.functional.avg_pool2d(image, (1, 3), 1, (0, 1), count_include_pad=False)
+            return image + 0.1 * (super().forward(image) - image) + 2 * detail  # no change of the tone alone
 
     def restored(map_blur: int, tile: int) -> np.ndarray:
         pipe = RestorationPipeline(Faint(map_blur), tasks=["dehaze"])
