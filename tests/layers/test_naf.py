@@ -29,3 +29,12 @@ def test_a_fresh_block_is_the_identity_and_learns_its_scales():
     output.square().sum().backward()
     for scale in (block.scale1, block.scale2):
         assert scale.grad is not None and scale.grad.abs().min() > 0
+
+
+def test_training_compiles_as_one_graph():
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 4, 5, requires_grad=True)
+    compiled = torch.compile(simple_gate, fullgraph=True, backend="aot_eager")
+    (expected,) = torch.autograd.grad(simple_gate(x).square().sum(), x)
+    (gradient,) = torch.autograd.grad(compiled(x).square().sum(), x)
+    torch.testing.assert_close(gradient, expected)
