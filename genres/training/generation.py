@@ -8,6 +8,7 @@ aligned to the features of a frozen encoder (representation alignment, arXiv 241
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from importlib import import_module
@@ -22,11 +23,11 @@ from accelerate.utils import set_seed
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers import __version__ as diffusers_version
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from genres.generation.ddt import DDTTransformer
 from genres.training.pictures import Pictures, load_pictures
-from genres.training.trainer import MovingAverage, RunRecipe, start_from
+from genres.training.trainer import MovingAverage, RunRecipe, make_loader, start_from
 
 PROJECTOR_WIDTH = 768
 
@@ -40,6 +41,7 @@ class GenerationRecipe(RunRecipe):
     length: int  # steps of the run
     _: KW_ONLY
     label_dropout: float = 0.1
+    time_shift: float = 1.0  # of the drawn times towards noise, as of the schedulers; larger pictures need more
     align: dict[str, Any] = field(default_factory=dict)  # encoder, block, weight, size: see `Alignment`
 
     @property
@@ -55,6 +57,8 @@ class GenerationRecipe(RunRecipe):
             raise ValueError(f"pictures lack {' and '.join(sorted(missing))}.")
         if unknown := set(self.align) - {"encoder", "block", "weight", "size"}:
             raise ValueError(f"align has encoder, block, weight and size, not {', '.join(sorted(unknown))}.")
+        if self.time_shift <= 0:
+            raise ValueError(f"time_shift is larger than 0, not {self.time_shift}.")
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout is in [0, 1], not {self.label_dropout}.")
 
@@ -68,8 +72,11 @@ class FlowItems(Dataset):
     Items: picture (C, H, W) in [-1, 1], noise (C, H, W), time () in (0, 1), label ().
     """
 
-    def __init__(self, pictures: Pictures, label_dropout: float, seed: int, first: int, count: int):
+    def __init__(
+        self, pictures: Pictures, label_dropout: float, seed: int, first: int, count: int, time_shift: float = 1.0
+    ):
         self.pictures, self.label_dropout = pictures, label_dropout
+        self.offset = math.log(time_shift)
         self.seed, self.first, self.count = seed, first, count
 
     def __len__(self) -> int:
@@ -85,7 +92,8 @@ class FlowItems(Dataset):
         dropped = random.random() < self.label_dropout
         label = len(self.pictures.names) if dropped else int(self.pictures.labels[chosen])
         noise = torch.from_numpy(random.standard_normal(picture.shape, dtype=np.float32))
-        time = torch.tensor(random.standard_normal(), dtype=torch.float32).sigmoid()
+        # t / (t + shift (1 - t)) of a logit-normal t
+        time = torch.tensor(random.standard_normal() - self.offset, dtype=torch.float32).sigmoid()
         return picture, noise, time, torch.tensor(label)
 
 
@@ -241,9 +249,9 @@ class GenerationTask:
         if self.alignment:
             self.alignment.network.to(accelerator.device)
         if count:
-            items = FlowItems(pictures, recipe.label_dropout, recipe.seed, step * size, count)
+            items = FlowItems(pictures, recipe.label_dropout, recipe.seed, step * size, count, recipe.time_shift)
             batch = recipe.batch // accelerator.num_processes
-            yield from accelerator.prepare(DataLoader(items, batch_size=batch, num_workers=recipe.workers))
+            yield from accelerator.prepare(make_loader(items, batch, recipe, accelerator))
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         picture, noise, time, labels = batch

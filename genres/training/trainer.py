@@ -309,6 +309,12 @@ class Task(Protocol):
         ...
 
 
+def make_loader(data: Dataset, batch: int, recipe: RunRecipe, accelerator: Accelerator) -> DataLoader:
+    """Batches of one process, in the order of the items."""
+    pinned = accelerator.device.type == "cuda"
+    return DataLoader(data, batch_size=batch, num_workers=recipe.workers, pin_memory=pinned)
+
+
 class RestorationTask:
     """Pairs of degraded and clean patches."""
 
@@ -340,7 +346,7 @@ class RestorationTask:
                 if recipe.objectives:
                     corners = stage.corners or [0.5 / len(recipe.objectives)] * len(recipe.objectives)
                     data = TunedPatches(patches, corners, recipe.shared_parameters)
-                yield from accelerator.prepare(DataLoader(data, batch_size=batch, num_workers=recipe.workers))
+                yield from accelerator.prepare(make_loader(data, batch, recipe, accelerator))
             begin, item = begin + stage.steps, item + stage.steps * size
 
     def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:

@@ -103,6 +103,9 @@ def test_items_depend_on_seed_and_index_alone(folder):
     times, labels = zip(*((many[i][2].item(), many[i][3].item()) for i in range(2000)), strict=True)
     logits = np.log(times) - np.log1p(-np.array(times))
     assert abs(logits.mean()) < 0.08 and abs(logits.std() - 1) < 0.05
+    shifted = FlowItems(pictures, 0.25, seed=0, first=0, count=20, time_shift=2.0)
+    expected = [time / (time + 2 * (1 - time)) for time in times[:20]]
+    assert [shifted[i][2].item() for i in range(20)] == pytest.approx(expected, rel=1e-5)
     assert abs(np.mean(np.array(labels) == 2) - 0.25) < 0.03  # the null label
 
 
