@@ -13,6 +13,7 @@ stands below every sample.
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from pipelines import DDTPipeline
 IMAGES = Path(__file__).parents[1] / "docs/images"
 BATCH = 50
 SHOWN = 20
-GAP, FACTOR = 2, 2
+GAP, WIDTH = 2, 68  # between pictures; of a picture on the sheet at least
 
 
 def generate(pipe: Any, labels: list[int], **arguments: Any) -> Tensor:
@@ -65,7 +66,8 @@ def sheet(samples: Tensor, neighbours: Tensor) -> Image.Image:
     for first in range(0, len(samples), SHOWN // 2):
         part = slice(first, first + SHOWN // 2)
         rows += [row(samples[part]), row(neighbours[part])]
-    pixels = np.concatenate(rows).repeat(FACTOR, 0).repeat(FACTOR, 1)
+    factor = math.ceil(WIDTH / (samples.shape[-1] + 2 * GAP))
+    pixels = np.concatenate(rows).repeat(factor, 0).repeat(factor, 1)
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
@@ -80,7 +82,8 @@ def main() -> None:
     options = parser.parse_args()
     pipe: Any = DDTPipeline.from_pretrained(options.model)
     pipe.set_progress_bar_config(disable=True)
-    pictures = load_pictures(options.source, picture_classifier.SIZE, picture_classifier.LABELS[options.source])
+    size = pipe.config["sample_size"]
+    pictures = load_pictures(options.source, size, picture_classifier.LABELS[options.source])
     training, held_out = pictures.training, pictures.part(pictures.held_out)
     group_of, groups = picture_classifier.classes(pictures)
     classifier = picture_classifier.load(options.source)
