@@ -19,7 +19,7 @@ from genres.restoration.degradations import DEGRADATIONS
 # network that changes the tone of scenes must also know scenes whose tone is right, which are bright, dark or pale by
 # nature: beside those tasks, all untouched patches are such windows, and a share of the noisy, rainy and blurred ones.
 SCENE_TASKS = ("dehaze", "lowlight")
-SCENE_SHARE = 0.3
+SCENE_SHARE = 0.5
 BLUR_TASKS = ("deblur", "camera_blur", "shake_blur")
 MARGIN = 16  # pixels around a patch that blur may draw from
 
