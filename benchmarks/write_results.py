@@ -28,9 +28,10 @@ reports, for noise that is neither clipped nor rounded and of a strength that is
 27.38, FFDNet 33.87, 31.21 and 27.96.
 
 What falls short: the all-in-one model removes hardly any motion blur, and brightens photographs of the night as if they
-were underexposed, of which one is among those held out, and a few pale ones as if they were hazy; `deep-rft-deblur` removes a part of the blur;
-`dea-net-haze` raises the contrast of a clear photograph a little. They were trained for three to nine hours on one
-processor core, the first two also for eight minutes on a third of a GPU; the recipes can be run longer.
+were underexposed, of which one is among those held out, and a few pale ones as if they were hazy; `deep-rft-deblur`
+removes a part of the blur; `dea-net-haze` raises the contrast of a clear photograph a little. They were trained for
+three to nine hours on one processor core, the first two also for eight minutes on a third of a GPU; the recipes can be
+run longer.
 """
 
 SPEED = """
@@ -146,8 +147,7 @@ KERNEL_ABLATION = """
 `python -m benchmarks.kernel_ablation`: the network of `deep-rft-deblur` with fewer blocks, trained from nothing for
 about as long with its Fourier kernel estimators as without, patches of 96 pixels; motion blur with 1 % noise, middles
 of {images} photographs that neither was trained on. In the few minutes of this run the estimators do not pay for their
-time. The last rows are of the embedded model, after all its training: its image before its last kernel estimator, and after
-it.
+time. The last rows are of the embedded model: its image before its last kernel estimator, and after it.
 
 | network | parameters | steps | seconds | PSNR |
 |---|---|---|---|---|
@@ -241,9 +241,8 @@ SHARING = """
 
 `python -m benchmarks.generation_sharing MODEL`: {samples} samples of `{model}` with guidance {guidance:g}, the same
 seeds for all. Seconds of the processor per picture; difference to the samples without sharing, root mean square of
-pixels in [0, 1]; Frechet distance to the held-out pictures in the 128 features of the classifier, which says little where
-there are fewer samples than that. {processor}, {threads}
-threads.
+pixels in [0, 1]; Frechet distance to the held-out pictures in the 128 features of the classifier, which says
+little where there are fewer samples than that. {processor}, {threads} threads.
 
 | steps | way | seconds per picture | times as fast | difference | Frechet |
 |---|---|---|---|---|---|
