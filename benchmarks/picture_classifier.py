@@ -106,11 +106,11 @@ def train(source: str, seed: int = 0) -> Classifier:
 
 @torch.inference_mode()
 def predict(model: Classifier, pictures: Tensor) -> tuple[Tensor, np.ndarray]:
-    """Class (N,) and features (N, 128) float64 of pictures (N, C, S, S) in [-1, 1], S a multiple of 32.
+    """Class (N,) and features (N, 128) float64 of pictures (N, C, S, S) in [-1, 1].
 
-    Larger ones are reduced first: every pixel is the mean of the area that it covers, as in the training pictures.
+    Other sizes than 32 become it first: every pixel is the mean of the area that it covers, as in the training ones.
     """
-    pictures = F.avg_pool2d(pictures, pictures.shape[-1] // SIZE)
+    pictures = F.adaptive_avg_pool2d(pictures, SIZE)
     features = torch.cat([model(part) for part in pictures.split(256)])
     return model.head(features).argmax(1), features.double().numpy()
 

@@ -55,10 +55,12 @@ def build(recipe: Any, pictures: Pictures, plain: bool) -> FlowMatching:
 
 
 @torch.inference_mode()
-def held_out_loss(model: FlowMatching, average: MovingAverage, pictures: Pictures, seed: int) -> float:
+def held_out_loss(
+    model: FlowMatching, average: MovingAverage, pictures: Pictures, seed: int, time_shift: float
+) -> float:
     kept = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(average.shadow)
-    items = FlowItems(pictures, 0.0, seed, 0, len(pictures.labels))
+    items = FlowItems(pictures, 0.0, seed, 0, len(pictures.labels), time_shift)
     total = 0.0
     for batch in DataLoader(items, batch_size=BATCH):
         total += model(*batch).item() * len(batch[0])
@@ -71,7 +73,8 @@ def run(recipe: Any, pictures: Pictures, plain: bool, every: int) -> dict[str, A
     average = MovingAverage(model, recipe.ema)
     optimizer = build_optimizer(model, recipe)
     held_out = pictures.part(pictures.held_out)
-    items = FlowItems(pictures.training, recipe.label_dropout, recipe.seed, 0, recipe.steps * recipe.batch)
+    count = recipe.steps * recipe.batch
+    items = FlowItems(pictures.training, recipe.label_dropout, recipe.seed, 0, count, recipe.time_shift)
     curve, spent = [], 0.0
     for step, batch in enumerate(DataLoader(items, batch_size=recipe.batch)):
         since = time.process_time()
@@ -86,7 +89,8 @@ def run(recipe: Any, pictures: Pictures, plain: bool, every: int) -> dict[str, A
         average.update(model, step)
         spent += time.process_time() - since
         if (step + 1) % every == 0:
-            curve.append([step + 1, held_out_loss(model, average, held_out, recipe.seed + 1), spent])
+            value = held_out_loss(model, average, held_out, recipe.seed + 1, recipe.time_shift)
+            curve.append([step + 1, value, spent])
             name = "plain transformer" if plain else "DDT"
             print(f"{name:18} step {step + 1:5}  held-out loss {curve[-1][1]:.4f}  {spent:.0f} s", flush=True)
     return {"parameters": sum(p.numel() for p in model.parameters()), "curve": curve}
