@@ -5,7 +5,7 @@ darkness of two neighbours differently; and if it learned on patches that held m
 one in a large image. The image as a whole is therefore restored at a reduced size first. Where that changes its tone,
 as haze and darkness do, but noise, rain and blur do not, every tile is led to the change on the large scale. Where it
 does not, a tile that changes on the large scale far more than in its detail has taken a part for hazy or dark that the
-whole shows to be neither, and is led all the same; noise and rain change the detail most.
+whole shows to be neither, and stays as it was; noise and rain change the detail most.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def reduced(read: Callable[[int, int], Tensor], height: int, factor: int, rows: 
 class Tone:
     """What the restoration of the reduced image changes, as a map that tiles are led to.
 
-    By faint changes only those tiles are led that mistake the tone.
+    Tiles are not led by faint changes; but one that mistakes the tone then stays as it was.
 
     Args:
         before, after: the reduced image and its restoration, (B, 3, h, w).
@@ -60,7 +60,7 @@ class Tone:
         self.cell = cells * factor
 
     def lead(self, before: Tensor, after: Tensor, top: int, left: int) -> Tensor:
-        """Add to a restored tile what its change lacks of the image's on the large scale.
+        """Add to a restored tile what its change lacks of the image's on the large scale; take a mistaken one back.
 
         Args:
             before, after: the tile and its restoration, (B, 3, h, w).
@@ -69,10 +69,11 @@ class Tone:
         own = F.avg_pool2d(after - before, self.cell, ceil_mode=True, count_include_pad=False)
         rows = top / self.cell + torch.arange(own.shape[2], device=own.device)  # in cells of the image
         columns = left / self.cell + torch.arange(own.shape[3], device=own.device)
-        missing = _smooth(_sample(self.change.to(own.device), rows, columns) - own)
-        mistaken = _size(own) / _size(after - before - self._full(own, after)).clamp_min(1e-6)
-        mistaken = ((mistaken - DETAIL) / (LARGE - DETAIL)).clamp(0, 1)
-        return after + self._full(missing * torch.maximum(self.weight.to(own.device), mistaken), after)
+        missing, weight = _smooth(_sample(self.change.to(own.device), rows, columns) - own), self.weight.to(own.device)
+        led = after + self._full(missing * weight, after)
+        ratio = _size(own) / _size(after - before - self._full(own, after)).clamp_min(1e-6)
+        mistaken = ((ratio - DETAIL) / (LARGE - DETAIL)).clamp(0, 1) * (1 - weight)
+        return torch.lerp(led, before, mistaken)
 
     def _full(self, x: Tensor, image: Tensor) -> Tensor:
         """Cells (B, C, h, w) as pixels, as many as the image has."""
