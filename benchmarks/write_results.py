@@ -28,8 +28,8 @@ reports, for noise that is neither clipped nor rounded and of a strength that is
 27.38, FFDNet 33.87, 31.21 and 27.96.
 
 What falls short: the all-in-one model removes hardly any motion blur, and brightens photographs of the night as if they
-were underexposed, of which one is among those held out, and a few pale ones as if they were hazy; `deep-rft-deblur`
-removes a part of the blur; `dea-net-haze` raises the contrast of a clear photograph a little. They were trained for
+were underexposed, of which one is among those held out; `deep-rft-deblur` removes a part of the blur;
+`dea-net-haze` raises the contrast of a clear photograph a little. They were trained for
 three to nine hours on one processor core, the first two also for eight minutes on a third of a GPU; the recipes can be
 run longer.
 """
