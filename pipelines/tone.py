@@ -4,8 +4,8 @@ A network whose attention sums over the whole image sees other sums in every til
 darkness of two neighbours differently; and if it learned on patches that held much of a scene, it sees too little of
 one in a large image. The image as a whole is therefore restored at a reduced size first. Where that changes its tone,
 as haze and darkness do, but noise, rain and blur do not, every tile is led to the change on the large scale. Where it
-does not, a tile that changes on the large scale far more than in its detail has taken a part for hazy or dark that the
-whole shows to be neither, and stays as it was; noise and rain change the detail most.
+does not, a tile that departs from it on the large scale far more than it changes in its detail has taken a part for
+hazy or dark that the whole shows to be neither, and stays as it was; noise and rain change the detail most.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipelines.tiling import pad_to
 CELL = 16  # pixels: the tone is compared in cells at least so wide
 BLUR = 2.0  # standard deviation in cells
 FAINT, PLAIN = 0.03, 0.08  # root mean square of a change that is no tone's yet, and of one that surely is
-DETAIL, LARGE = 1.0, 2.0  # a tile's change on the large scale over that of its detail: no tone's yet, surely one's
+DETAIL, LARGE = 1.0, 2.0  # what a tile misses of the tone over its change of detail: no mistake yet, surely one
 
 
 def reduced(read: Callable[[int, int], Tensor], height: int, factor: int, rows: int = 64) -> Tensor:
@@ -69,9 +69,9 @@ class Tone:
         own = F.avg_pool2d(after - before, self.cell, ceil_mode=True, count_include_pad=False)
         rows = top / self.cell + torch.arange(own.shape[2], device=own.device)  # in cells of the image
         columns = left / self.cell + torch.arange(own.shape[3], device=own.device)
-        missing, weight = _smooth(_sample(self.change.to(own.device), rows, columns) - own), self.weight.to(own.device)
-        led = after + self._full(missing * weight, after)
-        ratio = _size(own) / _size(after - before - self._full(own, after)).clamp_min(1e-6)
+        missing, weight = _sample(self.change.to(own.device), rows, columns) - own, self.weight.to(own.device)
+        led = after + self._full(_smooth(missing) * weight, after)
+        ratio = _size(missing) / _size(after - before - self._full(own, after)).clamp_min(1e-6)
         mistaken = ((ratio - DETAIL) / (LARGE - DETAIL)).clamp(0, 1) * (1 - weight)
         return torch.lerp(led, before, mistaken)
 

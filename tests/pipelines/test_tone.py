@@ -75,6 +75,12 @@ def test_a_tile_that_mistakes_the_tone_is_led_back_but_not_one_that_loses_noise(
     assert torch.equal(tone.lead(before, cleaned, 0, 0), cleaned)
 
 
+def test_a_tile_that_agrees_with_a_faint_change_keeps_it():
+    before = torch.rand(1, 3, 64, 64)
+    tone = Tone(before, before + 0.02, factor=4)
+    torch.testing.assert_close(tone.lead(before, before + 0.02, 0, 0), before + 0.02)
+
+
 def test_tiles_follow_faint_changes_of_a_network_that_changes_the_tone_alone():
     before = torch.rand(1, 3, 64, 64)
     tone = Tone(before, before + 0.02, factor=4, always=True)
