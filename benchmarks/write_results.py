@@ -252,8 +252,12 @@ PLAIN = """
 ## Decoupled against plain
 
 `python -m benchmarks.plain_transformer`: DDT and a plain transformer of as many blocks of the same width learn the
-pictures of the recipe `{recipe}` in the same order, with the same noise, for as many steps. Loss of flow matching of
-the averaged weights on the held-out pictures, and seconds of the processor.
+pictures of a recipe in the same order, with the same noise, for as many steps. Loss of flow matching of the averaged
+weights on the held-out pictures, and seconds of the processor.
+"""
+
+PLAIN_ROWS = """
+Recipe `{recipe}`, shortened, {batch} pictures in a step:
 
 | | parameters | {steps} |
 |---|---|{columns}|
@@ -352,10 +356,11 @@ def sharing_table(path: Path) -> str:
     return "".join(lines)
 
 
-def plain_table(path: Path) -> str:
+def plain_rows(path: Path) -> str:
     content = json.loads(path.read_text())
     steps = [f"step {point[0]:,}" for point in content["DDT"]["curve"]]
-    lines = [PLAIN.format(recipe=content["recipe"], steps=" | ".join(steps), columns="|".join(["---"] * len(steps)))]
+    columns = "|".join(["---"] * len(steps))
+    lines = [PLAIN_ROWS.format(**content, steps=" | ".join(steps), columns=columns)]
     for name in ("DDT", "plain transformer"):
         cells = " | ".join(f"{loss:.4f} ({seconds:.0f} s)" for _, loss, seconds in content[name]["curve"])
         lines.append(f"| {name} | {content[name]['parameters']:,} | {cells} |\n")
@@ -439,8 +444,8 @@ def main() -> None:
     page += GENERATION + "".join(map(generation_rows, generated)) if generated else ""
     for path in sorted(RESULTS.glob("generation_sharing_*.json")):
         page += sharing_table(path)
-    for path in sorted(RESULTS.glob("plain_transformer.json")):
-        page += plain_table(path)
+    compared = sorted(RESULTS.glob("plain_transformer_*.json"))
+    page += PLAIN + "".join(map(plain_rows, compared)) if compared else ""
     for path in sorted(RESULTS.glob("ddt_speed.json")):
         page += ddt_speed_table(path)
     (ROOT / "docs/results.md").write_text(page)
