@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import psutil
@@ -24,12 +24,15 @@ from genres.restoration.deep_rft import DeepRFTv2, draw_kernels
 from genres.restoration.naf_net import NAFNet
 from genres.restoration.tunable import TunableNAFNet, TunableNetwork
 from genres.runtime import fast_inference
+from pipelines.blur import is_blurred
 from pipelines.dials import dial_names, dial_values
 from pipelines.errors import Interrupted
 from pipelines.images import OUTPUT_TYPES, Work, prepare, size_of
 from pipelines.loading import class_in, estimates_kernel, locate, pop_hub_options
 from pipelines.tiling import TileGrid, blend, cut_grid, pad_to
 from pipelines.tone import Tone, reduced
+
+Kind = TypeVar("Kind")
 
 MODELS: dict[str, type[ModelMixin]] = {
     "AdaIR": AdaIR,
@@ -67,10 +70,12 @@ class RestorationPipelineOutput(BaseOutput):
             or tensors are returned, a batch.
         kernels: where they were asked for, a list with the estimated blur kernel of each image: a grey picture,
             float32 (h, w) in [0, 1], the largest value 1. None otherwise.
+        deblurred: where the pipeline could choose, which images the deblurring network restored. None otherwise.
     """
 
     images: list[Any] | np.ndarray | Tensor
     kernels: list[np.ndarray] | None = None
+    deblurred: list[bool] | None = None
 
 
 @dataclass
@@ -82,7 +87,7 @@ class _Run:
     overlap: int
     total: int
     bar: Any
-    callback: Callable[[RestorationPipeline, int, int], None] | None
+    callback: Callable[[int, int], None] | None = None
     done: int = 0
     limit: float = field(default=math.inf)  # longest side of a tile that memory is known to bear
     kernels: list[np.ndarray] | None = None  # None if they are not asked for
@@ -105,24 +110,28 @@ class RestorationPipeline(DiffusionPipeline):
             needs by `size_multiple` and `minimum_size`, and by `global_statistics` that it sums over all it sees: its
             tiles are then led to the tone of the image as a whole (`pipelines.tone`).
         tasks: what the network does, of denoise, dehaze, derain, deblur and lowlight; None to know by its class.
+        deblurrer: network that restores, with the task "auto", what is blurred and nothing else (`pipelines.blur`); the
+            embedded all-in-one model has one. None to leave everything to the first.
 
     Example:
         >>> pipe = RestorationPipeline.from_pretrained()
         >>> restored = pipe(PIL.Image.open("photo.png"), strength=0.8).images[0]
     """
 
-    model_cpu_offload_seq = "model"  # type: ignore[assignment]
+    model_cpu_offload_seq = "model->deblurrer"  # type: ignore[assignment]
+    _optional_components = ["deblurrer"]  # noqa: RUF012, diffusers has it so
 
-    def __init__(self, model: ModelMixin, tasks: Sequence[str] | None = None):
+    def __init__(self, model: ModelMixin, tasks: Sequence[str] | None = None, deblurrer: ModelMixin | None = None):
         super().__init__()
         for name in ("in_channels", "out_channels", "channels"):
             if (channels := getattr(model.config, name, 3)) != 3:
                 raise ValueError(f"The network must work on RGB images, but its {name} is {channels}.")
-        self.register_modules(model=model)
+        self.register_modules(model=model, deblurrer=deblurrer)
         self.register_to_config(tasks=None if tasks is None else list(tasks))
         self._interrupt = False
         self._fused: OrderedDict[tuple[float, ...], Any] = OrderedDict()  # the latest last
         self._fused_from: Any = None  # state of the weights that these were fused from
+        self._second: RestorationPipeline | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -139,6 +148,15 @@ class RestorationPipeline(DiffusionPipeline):
     def estimates_kernel(self) -> bool:
         """Whether the network can return the blur kernels that it estimates."""
         return estimates_kernel(_class_name(self.model), self.model.config)
+
+    @property
+    def _deblurring(self) -> RestorationPipeline | None:
+        """The deblurring network in a pipeline of its own."""
+        if self.deblurrer is None:
+            return None
+        if self._second is None or self._second.model is not self.deblurrer:
+            self._second = RestorationPipeline(self.deblurrer, ["deblur"])
+        return self._second
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -157,7 +175,8 @@ class RestorationPipeline(DiffusionPipeline):
             task: what the pipeline is wanted for.
             torch_dtype: dtype of the network, float32 unless given (embedded files hold float16).
             kwargs: options of the Hub (cache_dir, revision, token, local_files_only, force_download); the others go to
-                the `from_pretrained` of the model or the pipeline.
+                the `from_pretrained` of the model or the pipeline. `deblurrer=None` leaves the one of the embedded
+                all-in-one model away.
 
         Raises:
             ValueError: nothing has this name, the file or folder is not of a restoration network, or the network does
@@ -171,7 +190,10 @@ class RestorationPipeline(DiffusionPipeline):
             pipe = cast(RestorationPipeline, super().from_pretrained(str(path), torch_dtype=dtype, **kwargs))
         elif (path / "config.json").is_file():
             model_class = MODELS[class_in(path / "config.json", tuple(MODELS), "a restoration")]
-            pipe = cls(model_class.from_pretrained(str(path), torch_dtype=dtype, **kwargs), tasks)
+            parts = {"deblurrer": kwargs.pop("deblurrer")} if "deblurrer" in kwargs else {}
+            if not parts and str(name) == weights.default_model("auto") != (second := weights.default_model("deblur")):
+                parts = {"deblurrer": cls.from_pretrained(second, torch_dtype=dtype).model}
+            pipe = cls(model_class.from_pretrained(str(path), torch_dtype=dtype, **kwargs), tasks, **parts)
         elif path.is_file():
             model = weights.load_official(path)
             if _class_name(model) not in MODELS:
@@ -181,7 +203,8 @@ class RestorationPipeline(DiffusionPipeline):
             pipe = cls(model if dtype == torch.float32 else model.to(dtype), tasks)
         else:
             raise ValueError(f"{path} is not a model: it has neither config.json nor model_index.json.")
-        pipe.model.eval().to(memory_format=torch.channels_last)
+        for network in filter(None, (pipe.model, pipe.deblurrer)):
+            network.eval().to(memory_format=torch.channels_last)
         pipe.check_task(task)
         return pipe
 
@@ -195,6 +218,8 @@ class RestorationPipeline(DiffusionPipeline):
     def interrupt(self) -> None:
         """Stop the running call, which raises `Interrupted` after the present tile. May come from another thread."""
         self._interrupt = True
+        if self._second is not None:
+            self._second.interrupt()
 
     def enable_sequential_cpu_offload(
         self, gpu_id: int | None = None, device: torch.device | str | None = None
@@ -219,6 +244,7 @@ class RestorationPipeline(DiffusionPipeline):
         dials: Mapping[str, float] | Sequence[float] | None = None,
         extrapolate: bool = False,
         return_kernel: bool = False,
+        find_blur: bool = True,
         output_type: str | None = None,
         return_dict: bool = True,
         callback_on_tile_end: Callable[[RestorationPipeline, int, int], None] | None = None,
@@ -245,6 +271,8 @@ class RestorationPipeline(DiffusionPipeline):
             extrapolate: let dials go from -0.25 to 1.25, beyond what the network was trained on.
             return_kernel: return the blur kernels that a DeepRFTv2 estimates, too. Those of all that it
                 sees at once are drawn together; of several tiles of ours, those of the one nearest to the middle.
+            find_blur: with the task "auto", let the deblurring network of the pipeline restore what is blurred and
+                nothing else.
             output_type: "pil" (8 bits, except 16-bit grey), "np" (HW or HWC of the same type), "pt" (CHW in [0, 1]);
                 None for the kind of the input.
             return_dict: return a `RestorationPipelineOutput` instead of a tuple, (images,) or (images, kernels).
@@ -264,24 +292,40 @@ class RestorationPipeline(DiffusionPipeline):
             raise ValueError(f"This {_class_name(self.model)} estimates no kernel: leave out return_kernel.")
         network = self._at(dial_values(self.dials, dials, extrapolate))
         images = list(image) if _is_batch(image) or isinstance(image, list | tuple) else [image]
-        groups = [
-            (start, stop, self._grid(size, stop - start, tile, overlap))
-            for start, stop, size in _groups([size_of(one) for one in images], batch_size)
-        ]
-        total = sum(len(grid) for _, _, grid in groups)
-        results = []
-        with self.progress_bar(total=total) as bar, fast_inference():
-            run = _Run(network, float(strength), overlap, total, bar, callback_on_tile_end)
-            run.kernels = [] if return_kernel else None
-            for start, stop, grid in groups:
-                works = [prepare(one, output_type) for one in images[start:stop]]
-                self._restore(works, grid, run)
-                results += [work.finish() for work in works]
+        sizes = [size_of(one) for one in images]
+        second = self._deblurring if task == "auto" and find_blur and strength > 0 else None
+        with fast_inference():
+            blurred = [second is not None and self._is_blurred(one, second, network, overlap) for one in images]
+            groups = []
+            for start, stop, (size, deblur) in _groups(list(zip(sizes, blurred, strict=True)), batch_size):
+                restorer = second if second is not None and deblur else self
+                groups.append((start, stop, restorer, restorer._grid(size, stop - start, tile, overlap)))
+            total = sum(len(grid) for *_, grid in groups)
+            results = []
+            with self.progress_bar(total=total) as bar:
+                run = _Run(network, float(strength), overlap, total, bar)
+                run.kernels = [] if return_kernel else None
+                if (report := callback_on_tile_end) is not None:
+                    run.callback = lambda done, total: report(self, done, total)
+                for start, stop, restorer, grid in groups:
+                    run.network = network if restorer is self else restorer.model
+                    works = [prepare(one, output_type) for one in images[start:stop]]
+                    restorer._restore(works, grid, run)
+                    results += [work.finish() for work in works]
         self.maybe_free_model_hooks()
         output = _as_batch(results) if _is_batch(image) and results else results
         if return_dict:
-            return RestorationPipelineOutput(images=output, kernels=run.kernels)
+            chosen = None if second is None else blurred
+            return RestorationPipelineOutput(images=output, kernels=run.kernels, deblurred=chosen)
         return (output,) if run.kernels is None else (output, run.kernels)
+
+    def _is_blurred(self, image: Any, second: RestorationPipeline, network: Any, overlap: int) -> bool:
+        """Whether the second pipeline, which deblurs, is the one for an image."""
+        second._interrupt = False
+        own, other = (_Run(asked, 1.0, overlap, 1, _Silent()) for asked in (network, second.model))
+        return is_blurred(
+            prepare(image), lambda x: self._restore_aside(x, own), lambda x: second._restore_aside(x, other)
+        )
 
     def _at(self, values: tuple[float, ...]) -> Callable[..., Any]:
         """What restores at a setting of the dials: for a tunable network one that is fused, and kept."""
@@ -335,11 +379,16 @@ class RestorationPipeline(DiffusionPipeline):
             return torch.stack([work.read(top, 0, rows, width) for work in works])
 
         before = reduced(read, height, factor)
-        spans = cut_grid(before.shape[2], before.shape[3], 0, 0, *self._needs)
-        padded = pad_to(before, spans.rows.size, spans.columns.size)
-        after = self._restore_tile(padded, replace(run, strength=1.0, callback=None, bar=_Silent()))
-        after = after[..., : before.shape[2], : before.shape[3]]
+        after = self._restore_aside(before, run)
         return Tone(before, after, factor, run.strength, always=self.model.config.get("map_blur", 0) > 0)
+
+    def _restore_aside(self, image: Tensor, run: _Run) -> Tensor:
+        """Restore an image that is no part of the result, wholly and without progress: (B, 3, h, w) to the same."""
+        height, width = image.shape[-2:]
+        spans = cut_grid(height, width, 0, 0, *self._needs)
+        padded = pad_to(image, spans.rows.size, spans.columns.size)
+        aside = replace(run, strength=1.0, callback=None, bar=_Silent())
+        return self._restore_tile(padded, aside)[..., :height, :width]
 
     def _restore_tile(self, tile: Tensor, run: _Run, kernel: bool = False) -> Tensor:
         """(B, 3, h, w) -> (B, 3, h, w) float32; in smaller tiles if memory does not bear this one.
@@ -384,7 +433,7 @@ class RestorationPipeline(DiffusionPipeline):
         run.done += 1
         run.bar.update()
         if run.callback is not None:
-            run.callback(self, run.done, run.total)
+            run.callback(run.done, run.total)
         self._stop_if_interrupted()
         return restored
 
@@ -494,10 +543,10 @@ def _as_batch(results: list[Any]) -> list[Any] | np.ndarray | Tensor:
     return np.stack(results) if isinstance(results[0], np.ndarray) else results
 
 
-def _groups(sizes: list[tuple[int, int]], batch_size: int) -> Iterator[tuple[int, int, tuple[int, int]]]:
-    """Runs of equal sizes, of at most `batch_size`: first index, index behind the last, size."""
+def _groups(kinds: list[Kind], batch_size: int) -> Iterator[tuple[int, int, Kind]]:
+    """Runs of equal kinds, of at most `batch_size`: first index, index behind the last, kind."""
     start = 0
-    for stop in range(1, len(sizes) + 1):
-        if stop == len(sizes) or sizes[stop] != sizes[start] or stop - start == batch_size:
-            yield start, stop, sizes[start]
+    for stop in range(1, len(kinds) + 1):
+        if stop == len(kinds) or kinds[stop] != kinds[start] or stop - start == batch_size:
+            yield start, stop, kinds[start]
             start = stop

@@ -65,7 +65,8 @@ def restore_video(
         frames = read_frames(source, first, count, start_time=times[first])
         for number, (frame, _) in enumerate(frames, first + 1):
             image = np.ascontiguousarray(frame)
-            call: Any = pipe(image, **options, extrapolate=extrapolate)
+            # One network for all frames: a choice that changed on the way would be seen.
+            call: Any = pipe(image, **options, extrapolate=extrapolate, find_blur=False)
             yield call.images[0]
             if callback is not None:
                 callback(number, len(times))

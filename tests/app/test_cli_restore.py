@@ -158,6 +158,14 @@ def test_report(genres, fake, folder):
             assert file["seconds"] >= 0
 
 
+def test_the_report_says_which_network_restored_what_is_blurred(genres, fake, folder):
+    for deblurred in (True, False):
+        fake.deblurred = [deblurred]
+        report = genres("restore", folder / "in/a.png", "-o", folder / "out", "--overwrite", "--json").report
+        assert report["files"][0]["deblurred"] is deblurred
+        assert any("the deblurring network" in note for note in report["files"][0]["notes"]) is deblurred
+
+
 def test_bad_files_are_named_once_and_stop_nothing(genres, fake, folder):
     bad = save_bad_files(folder / "in")
     result = genres("restore", folder / "in", "-o", folder / "out")

@@ -1,0 +1,134 @@
+"""The task "auto" lets the deblurring network restore what is blurred and nothing else, and only that."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from skimage.data import astronaut
+from torch import Tensor
+
+from genres.metrics import psnr
+from genres.restoration.degradations import blur, motion_kernel
+from pipelines import Interrupted, RestorationPipeline
+from pipelines.blur import SHARP, UNTOUCHED, is_blurred, most_detailed
+from pipelines.images import prepare
+
+
+class Shift(ModelMixin, ConfigMixin):
+    """Adds a constant where the image is darker than a limit."""
+
+    @register_to_config
+    def __init__(self, by: float = 0.0, below: float = 1.0):
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        dark = image.mean((1, 2, 3), keepdim=True) < self.config.below
+        return image + self.config.by * dark
+
+
+def pipeline(first: float = 0.0, second: float = 0.2, below: float = 0.5) -> RestorationPipeline:
+    """The second network changes dark images alone, much: these count as blurred."""
+    pipe = RestorationPipeline(Shift(first), deblurrer=Shift(second, below))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def flat(value: float, side: int = 40) -> np.ndarray:
+    return np.full((side, side, 3), value, np.float32)
+
+
+def test_the_window_with_the_most_detail_is_found():
+    image = np.zeros((1000, 700, 3), np.uint8)
+    image[800:900:2, 500:600] = 200
+    window = most_detailed(prepare(image), 128)
+    assert window.shape == (3, 128, 128) and (window > 0).float().mean() > 0.15
+    assert most_detailed(prepare(np.zeros((1, 1), np.uint8))).shape == (3, 1, 1)
+    assert most_detailed(prepare(image[:100]), 128).shape == (3, 100, 128)
+
+
+@pytest.mark.parametrize(("first", "second", "expected"), [(0, 1, True), (0, -1, False), (-1, 1, False)])
+def test_blur_is_where_the_first_does_little_and_the_second_much(first, second, expected):
+    """-1 is a change below the limit where it should be above, and the other way round."""
+
+    def changed(decibels: float, much: bool):
+        return lambda image: image + 10 ** (-(decibels - 1 if much else decibels + 1) / 20)
+
+    got = is_blurred(prepare(flat(0.2)), changed(UNTOUCHED, first < 0), changed(SHARP, second > 0))
+    assert got is expected
+
+
+def test_each_image_of_a_list_gets_its_network():
+    images = [flat(0.2), flat(0.8), flat(0.3), flat(0.3), flat(0.25, 50)]
+    calls = []
+    output = pipeline(0.01)(
+        images, batch_size=2, callback_on_tile_end=lambda pipe, done, total: calls.append((type(pipe), done, total))
+    )
+    assert output.deblurred == [True, False, True, True, True]
+    for image, made, changed in zip(images, output.images, (0.2, 0.01, 0.2, 0.2, 0.2), strict=True):
+        np.testing.assert_allclose(made, image + changed, atol=1e-6)
+    assert calls == [(RestorationPipeline, done, 4) for done in range(1, 5)]
+
+
+def test_batches_stay_batches():
+    batch = torch.full((3, 3, 24, 24), 0.2)
+    output = pipeline()(batch)
+    torch.testing.assert_close(output.images, batch + 0.2)
+
+
+@pytest.mark.parametrize("arguments", [{"task": "denoise"}, {"find_blur": False}, {"strength": 0.0}])
+def test_nothing_is_chosen_where_the_task_is_told(arguments):
+    output = pipeline()(flat(0.2), **arguments)
+    np.testing.assert_array_equal(output.images[0], flat(0.2))
+    assert output.deblurred is None
+
+
+def test_strength_blends_what_the_second_makes():
+    np.testing.assert_allclose(pipeline()(flat(0.2), strength=0.5).images[0], flat(0.3), atol=1e-6)
+
+
+def test_without_a_second_network_nothing_is_asked():
+    pipe = RestorationPipeline(Shift(0.01))
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe(flat(0.2)).deblurred is None
+
+
+def test_interrupting_stops_the_second_network_too():
+    pipe = pipeline()
+    for stopper in (lambda given, *_: given.interrupt(), lambda *_: pipe.interrupt()):
+        with pytest.raises(Interrupted):
+            pipe(flat(0.2, 200), tile=96, callback_on_tile_end=stopper)
+    assert pipe(flat(0.2)).deblurred == [True]  # and only that call
+
+
+def test_both_networks_are_saved_and_loaded(tmp_path):
+    torch.manual_seed(0)
+    from genres.restoration.ada_ir import AdaIR
+    from genres.restoration.naf_net import NAFNet
+
+    sizes = {"num_blocks": (1, 1, 1, 1), "num_refinement_blocks": 1}
+    pipe = RestorationPipeline(AdaIR(dim=8, **sizes), deblurrer=NAFNet(width=8))
+    pipe.save_pretrained(tmp_path)
+    again = RestorationPipeline.from_pretrained(tmp_path)
+    for name in ("model", "deblurrer"):
+        before, after = (getattr(p, name).state_dict() for p in (pipe, again))
+        assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_the_default_pipeline_deblurs_what_is_blurred():
+    """And a sharp photograph gets what the all-in-one network alone makes of it."""
+    pipe = RestorationPipeline.from_pretrained()
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(5)
+    sharp = torch.from_numpy(astronaut()[:256, 100:356]).permute(2, 0, 1).float() / 255
+    blurred = blur(sharp, motion_kernel(generator)) + 0.01 * torch.randn(sharp.shape, generator=generator)
+    output = pipe(blurred.clamp(0, 1))
+    assert output.deblurred == [True]
+    assert psnr(output.images[0], sharp) > psnr(blurred, sharp) + 1.5
+    alone = RestorationPipeline.from_pretrained("adair-all-in-one", deblurrer=None)
+    alone.set_progress_bar_config(disable=True)
+    assert alone.deblurrer is None
+    output = pipe(sharp)
+    assert output.deblurred == [False]
+    torch.testing.assert_close(output.images[0], alone(sharp).images[0])
