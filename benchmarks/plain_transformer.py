@@ -1,12 +1,12 @@
 """Does decoupling speed training up? DDT against a plain transformer of equal size, same data, noise and steps.
 
-    python -m benchmarks.plain_transformer [--recipe ddt-digits] [--steps 1000] [--batch N] [--every 100]
+    python -m benchmarks.plain_transformer [--recipe ddt-digits] [--steps 1000] [--batch N] [--size N]
 
 The plain transformer (DiT, arXiv 2212.09748) has as many blocks in one row, of the same kind and width, all modulated
 by time and label; it has no self-condition. Both run the recipe shortened to `--steps` (warm-up and fall of the rate in
-proportion), with its batch or `--batch`. The loss of flow matching is that of the averaged weights on the held-out
-pictures, whose noises and times stay the same. Time is that of the processor. Prints a table and writes
-benchmarks/results/plain_transformer_RECIPE.json.
+proportion), with its batch or `--batch` and pictures of its size or `--size`. The loss of flow matching is that of the
+averaged weights on the held-out pictures, whose noises and times stay the same. Time is that of the processor. Prints a
+table and writes benchmarks/results/plain_transformer_RECIPE.json.
 """
 
 from __future__ import annotations
@@ -101,16 +101,19 @@ def main() -> None:
     parser.add_argument("--recipe", default="ddt-digits")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, help="pictures in a step; by default the recipe's")
+    parser.add_argument("--size", type=int, help="side of the pictures; by default the recipe's")
     parser.add_argument("--every", type=int, default=100)
     options = parser.parse_args()
     torch.set_flush_denormal(True)
     recipe = read_recipe(RECIPES / f"{options.recipe}.yaml")
     warmup = max(1, round(recipe.warmup * options.steps / recipe.length))
     recipe = dataclasses.replace(recipe, length=options.steps, warmup=warmup, batch=options.batch or recipe.batch)
-    pictures = load_pictures(**recipe.pictures)
+    size = options.size or recipe.pictures["size"]
+    pictures = load_pictures(**{**recipe.pictures, "size": size})
     result: dict[str, Any] = {
         "recipe": recipe.name,
         "batch": recipe.batch,
+        "size": size,
         "machine": {"processor": processor(), "threads": torch.get_num_threads()},
         "torch": torch.__version__,
     }

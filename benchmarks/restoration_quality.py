@@ -4,7 +4,8 @@
 
 Without `--images` the photographs are the ten held out from the training set, fetched with it. Each photograph, at most
 768 pixels on its long side, is degraded with a fixed seed, rounded to 8 bits, restored by `RestorationPipeline`,
-rounded again, and compared: RGB PSNR in dB, mean over the photographs. Prints a table and writes
+rounded again, and compared: RGB PSNR in dB, mean over the photographs. Every network is measured alone; "by itself" is
+what a pipeline gives that is told nothing and may choose between two. Prints a table and writes
 benchmarks/results/restoration_quality_NAME.json.
 """
 
@@ -62,7 +63,8 @@ def noisy(sigma: float) -> Callable[[Tensor, Generator], Tensor]:
     return lambda image, generator: degradations.gaussian_noise(image, generator, sigma)
 
 
-MODELS = ["adair-all-in-one", "dea-net-haze", "naf-net-denoise", "deep-rft-deblur"]
+BY_ITSELF = "by itself"
+MODELS = [BY_ITSELF, "adair-all-in-one", "dea-net-haze", "naf-net-denoise", "deep-rft-deblur"]
 SETS: dict[str, tuple[str, Callable[[Tensor, Generator], Tensor]]] = {
     "noise 15": ("denoise", noisy(15)),
     "noise 25": ("denoise", noisy(25)),
@@ -126,7 +128,7 @@ def held_out_pairs(degrade: Callable[[Tensor, Generator], Tensor], side: int) ->
 
 def measure(paths: list[Path], models: list[str], sets: list[str]) -> dict[str, dict[str, float]]:
     """Mean PSNR per degradation of the input and of every model that does the task."""
-    pipelines = {name: RestorationPipeline.from_pretrained(name) for name in models}
+    pipelines = {name: RestorationPipeline.from_pretrained(None if name == BY_ITSELF else name) for name in models}
     for pipeline in pipelines.values():
         pipeline.set_progress_bar_config(disable=True)
     table: dict[str, dict[str, float]] = {}
@@ -139,7 +141,7 @@ def measure(paths: list[Path], models: list[str], sets: list[str]) -> dict[str, 
             outputs = {"input": degraded}
             for name, pipeline in pipelines.items():
                 if task == "auto" or task in pipeline.tasks:
-                    outputs[name] = pipeline(degraded).images[0]
+                    outputs[name] = pipeline(degraded, find_blur=name == BY_ITSELF).images[0]
             for name, output in outputs.items():
                 values.setdefault(name, []).append(min(psnr(to_tensor(output), clean), 100.0))
         table[label] = {name: sum(v) / len(v) for name, v in values.items()}

@@ -257,7 +257,7 @@ weights on the held-out pictures, and seconds of the processor.
 """
 
 PLAIN_ROWS = """
-Recipe `{recipe}`, shortened, {batch} pictures in a step:
+Recipe `{recipe}`, shortened, {batch} pictures of {size}x{size} in a step:
 
 | | parameters | {steps} |
 |---|---|{columns}|
