@@ -30,7 +30,7 @@ from pipelines.errors import Interrupted
 from pipelines.images import OUTPUT_TYPES, Work, prepare, size_of
 from pipelines.loading import class_in, estimates_kernel, locate, pop_hub_options
 from pipelines.tiling import TileGrid, blend, cut_grid, pad_to
-from pipelines.tone import Tone, reduced
+from pipelines.tone import WHITE, Tone, as_night, reduced
 
 Kind = TypeVar("Kind")
 
@@ -88,6 +88,7 @@ class _Run:
     total: int
     bar: Any
     callback: Callable[[int, int], None] | None = None
+    automatic: bool = False  # nobody said what is wrong
     done: int = 0
     limit: float = field(default=math.inf)  # longest side of a tile that memory is known to bear
     kernels: list[np.ndarray] | None = None  # None if they are not asked for
@@ -303,7 +304,7 @@ class RestorationPipeline(DiffusionPipeline):
             total = sum(len(grid) for *_, grid in groups)
             results = []
             with self.progress_bar(total=total) as bar:
-                run = _Run(network, float(strength), overlap, total, bar)
+                run = _Run(network, float(strength), overlap, total, bar, automatic=task == "auto")
                 run.kernels = [] if return_kernel else None
                 if (report := callback_on_tile_end) is not None:
                     run.callback = lambda done, total: report(self, done, total)
@@ -375,11 +376,17 @@ class RestorationPipeline(DiffusionPipeline):
         if factor == 1:
             return None
 
+        white = torch.zeros(len(works))
+
         def read(top: int, rows: int) -> Tensor:
-            return torch.stack([work.read(top, 0, rows, width) for work in works])
+            band = torch.stack([work.read(top, 0, rows, width) for work in works])
+            white.add_((band.amax(1) > WHITE).sum((1, 2)).cpu() / (height * width))
+            return band
 
         before = reduced(read, height, factor)
         after = self._restore_aside(before, run)
+        if run.automatic:
+            after = as_night(before, after, white.to(after.device))
         return Tone(before, after, factor, run.strength, always=self.model.config.get("map_blur", 0) > 0)
 
     def _restore_aside(self, image: Tensor, run: _Run) -> Tensor:

@@ -22,6 +22,8 @@ from pipelines.tiling import pad_to
 CELL = 16  # pixels: the tone is compared in cells at least so wide
 BLUR = 2.0  # standard deviation in cells
 FAINT, PLAIN = 0.03, 0.08  # root mean square of a change that is no tone's yet, and of one that surely is
+WHITE = 0.97  # of the brightest channel: lights that are as bright as they can be
+DARK, NIGHT = 0.0003, 0.001  # share of white pixels in a photograph that may lack light, and in one of the night
 DETAIL, LARGE = 1.0, 2.0  # what a tile misses of the tone over its change of detail: no mistake yet, surely one
 
 
@@ -37,6 +39,17 @@ def reduced(read: Callable[[int, int], Tensor], height: int, factor: int, rows: 
     band = rows * factor
     parts = [read(top, min(band, height - top)) for top in range(0, height, band)]
     return torch.cat([F.avg_pool2d(part, factor, ceil_mode=True, count_include_pad=False) for part in parts], 2)
+
+
+def as_night(before: Tensor, after: Tensor, white: Tensor) -> Tensor:
+    """A restoration that leaves the night dark: what is dark though its lights are white was not exposed too little.
+
+    Args:
+        before, after: images and their restorations, (B, 3, h, w); those that are not brightened stay as they are.
+        white: (B,), share of white pixels in each.
+    """
+    share = ((white - DARK) / (NIGHT - DARK)).clamp(0, 1) * ((after - before).mean((1, 2, 3)) > 0)
+    return torch.lerp(after, before, share.view(-1, 1, 1, 1).to(after.dtype))
 
 
 class Tone:

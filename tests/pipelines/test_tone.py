@@ -8,7 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from pipelines import RestorationPipeline
-from pipelines.tone import Tone, reduced
+from pipelines.tone import Tone, as_night, reduced
 
 
 class Brighten(ModelMixin, ConfigMixin):
@@ -105,6 +105,25 @@ def test_the_pipeline_leads_faint_changes_of_smooth_maps():
     whole = restored(0, 0)
     left, led = (np.abs(restored(map_blur, 96) - whole) for map_blur in (0, 8))
     assert led.max() < 0.3 * left.max() and led.mean() < left.mean() / 8
+
+
+@pytest.mark.parametrize(("task", "lights", "brightened"), [("auto", 0, 1), ("auto", 80, 0), ("lowlight", 80, 1)])
+def test_the_night_stays_dark_unless_light_is_asked_for(task, lights, brightened):
+    """80 of 61,440 pixels are white: a lamp."""
+    image = ramp_with_detail() * 0.5
+    image[100 : 100 + lights // 4, 200:204] = 1
+    pipe = RestorationPipeline(Brighten(scene_side=80), tasks=["lowlight"])
+    pipe.set_progress_bar_config(disable=True)
+    change = (pipe(image, task=task, tile=96).images[0] - image).mean()
+    assert change > 0.2 if brightened else abs(change) < 0.07
+
+
+def test_only_what_is_brightened_counts_as_night():
+    before = torch.full((3, 3, 8, 8), 0.3)
+    after = before + torch.tensor([0.1, -0.1, 0.1]).view(3, 1, 1, 1)
+    torch.testing.assert_close(
+        as_night(before, after, torch.tensor([0.01, 0.01, 0.0])), torch.stack([before[0], after[1], after[2]])
+    )
 
 
 def test_progress_counts_tiles_alone():
