@@ -141,7 +141,7 @@ def measure(paths: list[Path], models: list[str], sets: list[str]) -> dict[str, 
             outputs = {"input": degraded}
             for name, pipeline in pipelines.items():
                 if task == "auto" or task in pipeline.tasks:
-                    outputs[name] = pipeline(degraded, find_blur=name == BY_ITSELF).images[0]
+                    outputs[name] = pipeline(degraded, choose=name == BY_ITSELF).images[0]
             for name, output in outputs.items():
                 values.setdefault(name, []).append(min(psnr(to_tensor(output), clean), 100.0))
         table[label] = {name: sum(v) / len(v) for name, v in values.items()}

@@ -24,7 +24,7 @@ from genres.restoration.deep_rft import DeepRFTv2, draw_kernels
 from genres.restoration.naf_net import NAFNet
 from genres.restoration.tunable import TunableNAFNet, TunableNetwork
 from genres.runtime import fast_inference
-from pipelines.blur import is_blurred
+from pipelines.diagnosis import diagnose
 from pipelines.dials import dial_names, dial_values
 from pipelines.errors import Interrupted
 from pipelines.images import OUTPUT_TYPES, Work, prepare, size_of
@@ -70,12 +70,13 @@ class RestorationPipelineOutput(BaseOutput):
             or tensors are returned, a batch.
         kernels: where they were asked for, a list with the estimated blur kernel of each image: a grey picture,
             float32 (h, w) in [0, 1], the largest value 1. None otherwise.
-        deblurred: where the pipeline could choose, which images the deblurring network restored. None otherwise.
+        chosen: where the pipeline could choose, the task of the network that restored each image: "auto" for the first,
+            "deblur" or "dehaze". None otherwise.
     """
 
     images: list[Any] | np.ndarray | Tensor
     kernels: list[np.ndarray] | None = None
-    deblurred: list[bool] | None = None
+    chosen: list[str] | None = None
 
 
 @dataclass
@@ -111,28 +112,34 @@ class RestorationPipeline(DiffusionPipeline):
             needs by `size_multiple` and `minimum_size`, and by `global_statistics` that it sums over all it sees: its
             tiles are then led to the tone of the image as a whole (`pipelines.tone`).
         tasks: what the network does, of denoise, dehaze, derain, deblur and lowlight; None to know by its class.
-        deblurrer: network that restores, with the task "auto", what is blurred and nothing else (`pipelines.blur`); the
-            embedded all-in-one model has one. None to leave everything to the first.
+        deblurrer, dehazer: networks that restore, with the task "auto", what is blurred or hazy and nothing else
+            (`pipelines.diagnosis`); the embedded all-in-one model has both. None to leave that to the first.
 
     Example:
         >>> pipe = RestorationPipeline.from_pretrained()
         >>> restored = pipe(PIL.Image.open("photo.png"), strength=0.8).images[0]
     """
 
-    model_cpu_offload_seq = "model->deblurrer"  # type: ignore[assignment]
-    _optional_components = ["deblurrer"]  # noqa: RUF012, diffusers has it so
+    model_cpu_offload_seq = "model->deblurrer->dehazer"  # type: ignore[assignment]
+    _optional_components = ["deblurrer", "dehazer"]  # noqa: RUF012, diffusers has it so
 
-    def __init__(self, model: ModelMixin, tasks: Sequence[str] | None = None, deblurrer: ModelMixin | None = None):
+    def __init__(
+        self,
+        model: ModelMixin,
+        tasks: Sequence[str] | None = None,
+        deblurrer: ModelMixin | None = None,
+        dehazer: ModelMixin | None = None,
+    ):
         super().__init__()
         for name in ("in_channels", "out_channels", "channels"):
             if (channels := getattr(model.config, name, 3)) != 3:
                 raise ValueError(f"The network must work on RGB images, but its {name} is {channels}.")
-        self.register_modules(model=model, deblurrer=deblurrer)
+        self.register_modules(model=model, deblurrer=deblurrer, dehazer=dehazer)
         self.register_to_config(tasks=None if tasks is None else list(tasks))
         self._interrupt = False
         self._fused: OrderedDict[tuple[float, ...], Any] = OrderedDict()  # the latest last
         self._fused_from: Any = None  # state of the weights that these were fused from
-        self._second: RestorationPipeline | None = None
+        self._alone: dict[str, RestorationPipeline] = {}
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -151,13 +158,13 @@ class RestorationPipeline(DiffusionPipeline):
         return estimates_kernel(_class_name(self.model), self.model.config)
 
     @property
-    def _deblurring(self) -> RestorationPipeline | None:
-        """The deblurring network in a pipeline of its own."""
-        if self.deblurrer is None:
-            return None
-        if self._second is None or self._second.model is not self.deblurrer:
-            self._second = RestorationPipeline(self.deblurrer, ["deblur"])
-        return self._second
+    def _specialists(self) -> dict[str, RestorationPipeline]:
+        """Task -> the network that is made for it, in a pipeline of its own."""
+        networks = {"deblur": self.deblurrer, "dehaze": self.dehazer}
+        networks = {task: network for task, network in networks.items() if network is not None}
+        if {task: pipe.model for task, pipe in self._alone.items()} != networks:
+            self._alone = {task: RestorationPipeline(network, [task]) for task, network in networks.items()}
+        return self._alone
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -176,8 +183,8 @@ class RestorationPipeline(DiffusionPipeline):
             task: what the pipeline is wanted for.
             torch_dtype: dtype of the network, float32 unless given (embedded files hold float16).
             kwargs: options of the Hub (cache_dir, revision, token, local_files_only, force_download); the others go to
-                the `from_pretrained` of the model or the pipeline. `deblurrer=None` leaves the one of the embedded
-                all-in-one model away.
+                the `from_pretrained` of the model or the pipeline. `deblurrer=None` and `dehazer=None` leave those
+                of the embedded all-in-one model away.
 
         Raises:
             ValueError: nothing has this name, the file or folder is not of a restoration network, or the network does
@@ -191,9 +198,9 @@ class RestorationPipeline(DiffusionPipeline):
             pipe = cast(RestorationPipeline, super().from_pretrained(str(path), torch_dtype=dtype, **kwargs))
         elif (path / "config.json").is_file():
             model_class = MODELS[class_in(path / "config.json", tuple(MODELS), "a restoration")]
-            parts = {"deblurrer": kwargs.pop("deblurrer")} if "deblurrer" in kwargs else {}
-            if not parts and str(name) == weights.default_model("auto") != (second := weights.default_model("deblur")):
-                parts = {"deblurrer": cls.from_pretrained(second, torch_dtype=dtype).model}
+            parts: dict[str, Any] = {part: kwargs.pop(part) for part in ("deblurrer", "dehazer") if part in kwargs}
+            if str(name) == weights.default_model("auto"):
+                parts = _specialists(dtype) | parts
             pipe = cls(model_class.from_pretrained(str(path), torch_dtype=dtype, **kwargs), tasks, **parts)
         elif path.is_file():
             model = weights.load_official(path)
@@ -204,7 +211,7 @@ class RestorationPipeline(DiffusionPipeline):
             pipe = cls(model if dtype == torch.float32 else model.to(dtype), tasks)
         else:
             raise ValueError(f"{path} is not a model: it has neither config.json nor model_index.json.")
-        for network in filter(None, (pipe.model, pipe.deblurrer)):
+        for network in filter(None, (pipe.model, pipe.deblurrer, pipe.dehazer)):
             network.eval().to(memory_format=torch.channels_last)
         pipe.check_task(task)
         return pipe
@@ -219,8 +226,8 @@ class RestorationPipeline(DiffusionPipeline):
     def interrupt(self) -> None:
         """Stop the running call, which raises `Interrupted` after the present tile. May come from another thread."""
         self._interrupt = True
-        if self._second is not None:
-            self._second.interrupt()
+        for specialist in self._alone.values():
+            specialist.interrupt()
 
     def enable_sequential_cpu_offload(
         self, gpu_id: int | None = None, device: torch.device | str | None = None
@@ -245,7 +252,7 @@ class RestorationPipeline(DiffusionPipeline):
         dials: Mapping[str, float] | Sequence[float] | None = None,
         extrapolate: bool = False,
         return_kernel: bool = False,
-        find_blur: bool = True,
+        choose: bool = True,
         output_type: str | None = None,
         return_dict: bool = True,
         callback_on_tile_end: Callable[[RestorationPipeline, int, int], None] | None = None,
@@ -272,8 +279,7 @@ class RestorationPipeline(DiffusionPipeline):
             extrapolate: let dials go from -0.25 to 1.25, beyond what the network was trained on.
             return_kernel: return the blur kernels that a DeepRFTv2 estimates, too. Those of all that it
                 sees at once are drawn together; of several tiles of ours, those of the one nearest to the middle.
-            find_blur: with the task "auto", let the deblurring network of the pipeline restore what is blurred and
-                nothing else.
+            choose: with the task "auto", let the deblurrer and the dehazer of the pipeline restore what is for them.
             output_type: "pil" (8 bits, except 16-bit grey), "np" (HW or HWC of the same type), "pt" (CHW in [0, 1]);
                 None for the kind of the input.
             return_dict: return a `RestorationPipelineOutput` instead of a tuple, (images,) or (images, kernels).
@@ -294,12 +300,12 @@ class RestorationPipeline(DiffusionPipeline):
         network = self._at(dial_values(self.dials, dials, extrapolate))
         images = list(image) if _is_batch(image) or isinstance(image, list | tuple) else [image]
         sizes = [size_of(one) for one in images]
-        second = self._deblurring if task == "auto" and find_blur and strength > 0 else None
+        specialists = self._specialists if task == "auto" and choose and strength > 0 else {}
         with fast_inference():
-            blurred = [second is not None and self._is_blurred(one, second, network, overlap) for one in images]
+            chosen = [self._diagnose(one, specialists, network, overlap) if specialists else "auto" for one in images]
             groups = []
-            for start, stop, (size, deblur) in _groups(list(zip(sizes, blurred, strict=True)), batch_size):
-                restorer = second if second is not None and deblur else self
+            for start, stop, (size, found) in _groups(list(zip(sizes, chosen, strict=True)), batch_size):
+                restorer = specialists.get(found, self)
                 groups.append((start, stop, restorer, restorer._grid(size, stop - start, tile, overlap)))
             total = sum(len(grid) for *_, grid in groups)
             results = []
@@ -316,17 +322,23 @@ class RestorationPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         output = _as_batch(results) if _is_batch(image) and results else results
         if return_dict:
-            chosen = None if second is None else blurred
-            return RestorationPipelineOutput(images=output, kernels=run.kernels, deblurred=chosen)
+            return RestorationPipelineOutput(images=output, kernels=run.kernels, chosen=chosen if specialists else None)
         return (output,) if run.kernels is None else (output, run.kernels)
 
-    def _is_blurred(self, image: Any, second: RestorationPipeline, network: Any, overlap: int) -> bool:
-        """Whether the second pipeline, which deblurs, is the one for an image."""
-        second._interrupt = False
-        own, other = (_Run(asked, 1.0, overlap, 1, _Silent()) for asked in (network, second.model))
-        return is_blurred(
-            prepare(image), lambda x: self._restore_aside(x, own), lambda x: second._restore_aside(x, other)
-        )
+    def _diagnose(
+        self, image: Any, specialists: Mapping[str, RestorationPipeline], network: Callable[..., Any], overlap: int
+    ) -> str:
+        """The task of the network that an image is for."""
+
+        def asking(restorer: RestorationPipeline, asked: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
+            run = _Run(asked, 1.0, overlap, 1, _Silent())
+            return lambda image: restorer._restore_aside(image, run)
+
+        ask = {"auto": asking(self, network)}
+        for task, specialist in specialists.items():
+            specialist._interrupt = False
+            ask[task] = asking(specialist, specialist.model)
+        return diagnose(prepare(image), ask)
 
     def _at(self, values: tuple[float, ...]) -> Callable[..., Any]:
         """What restores at a setting of the dials: for a tunable network one that is fused, and kept."""
@@ -481,6 +493,16 @@ class RestorationPipeline(DiffusionPipeline):
                 return whole
             tile = max(int(pixels**0.5), SMALLEST_TILE)
         return cut_grid(*size, tile, overlap, *self._needs)
+
+
+def _specialists(dtype: torch.dtype) -> dict[str, ModelMixin]:
+    """The embedded networks that are better at their task than the all-in-one model."""
+    names = {"deblurrer": weights.default_model("deblur"), "dehazer": weights.default_model("dehaze")}
+    return {
+        part: RestorationPipeline.from_pretrained(name, torch_dtype=dtype).model
+        for part, name in names.items()
+        if name != weights.default_model("auto")
+    }
 
 
 def bytes_per_pixel(model: Any) -> int:

@@ -66,7 +66,7 @@ def restore_video(
         for number, (frame, _) in enumerate(frames, first + 1):
             image = np.ascontiguousarray(frame)
             # One network for all frames: a choice that changed on the way would be seen.
-            call: Any = pipe(image, **options, extrapolate=extrapolate, find_blur=False)
+            call: Any = pipe(image, **options, extrapolate=extrapolate, choose=False)
             yield call.images[0]
             if callback is not None:
                 callback(number, len(times))

@@ -273,7 +273,7 @@ def _open_work(options: Options, drawings: dict[Path, Path]) -> "Work":
 
     def work(item: "Item", step: "Step") -> None:
         from genres.media.images import read_image, write_image
-        from pipelines.blur import FOUND
+        from pipelines.diagnosis import FOUND
 
         if _is_video(item.source):
             _restore_video(pipeline, item, step, options)
@@ -295,9 +295,9 @@ def _open_work(options: Options, drawings: dict[Path, Path]) -> "Work":
             callback_on_tile_end=lambda pipe, done, tiles: step(done, tiles),
         )
         restored, settings = made.images[0], options.settings(item.source)
-        if made.deblurred is not None:
-            item.details["deblurred"] = made.deblurred[0]
-            item.notes.extend([FOUND] if made.deblurred[0] else [])
+        if made.chosen is not None:
+            item.details["chosen"] = made.chosen[0]
+            item.notes.extend([FOUND[made.chosen[0]]] if made.chosen[0] in FOUND else [])
         if drawing := drawings.get(item.output):  # before the result, which says that all is there
             write_kernel(drawing, made.kernels[0], settings)
             item.details["kernel"] = str(drawing)

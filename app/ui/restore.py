@@ -514,10 +514,10 @@ class RestoreTab(JobTab):
             raise Interrupted
         report(Progress(f"{place}saving …"))
         made = self._save(source, picture, output.images[0], settings, reference, seconds)
-        if output.deblurred and output.deblurred[0]:
-            from pipelines.blur import FOUND
+        if output.chosen is not None:
+            from pipelines.diagnosis import FOUND
 
-            made.notes.insert(0, FOUND)
+            made.notes[:0] = [FOUND[task] for task in output.chosen if task in FOUND]
         return made if output.kernels is None else replace(made, kernel=kernel_html(output.kernels[0]))
 
     def _save(

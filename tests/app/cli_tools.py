@@ -27,10 +27,10 @@ def save_image(path: Path, seed: int = 0, size: tuple[int, int] = (32, 24)) -> P
 
 
 class FakePipeline:
-    """Inverts pictures in a few slow tiles, and may say which of two networks it chose."""
+    """Inverts pictures in a few slow tiles, and may say which network it chose."""
 
-    def __init__(self, seconds: float = 0.0, tiles: int = 3, deblurred: list[bool] | None = None):
-        self.seconds, self.tiles, self.deblurred = seconds, tiles, deblurred
+    def __init__(self, seconds: float = 0.0, tiles: int = 3, chosen: list[str] | None = None):
+        self.seconds, self.tiles, self.chosen = seconds, tiles, chosen
         self.calls: list[dict[str, Any]] = []
 
     def __call__(self, picture: Any, *, callback_on_tile_end: Any, **options: Any) -> SimpleNamespace:
@@ -40,7 +40,7 @@ class FakePipeline:
             callback_on_tile_end(self, done + 1, self.tiles)
         kernels = [np.eye(5, dtype=np.float32)] if options.get("return_kernel") else None
         images = [dataclasses.replace(picture, pixels=255 - picture.pixels)]
-        return SimpleNamespace(images=images, kernels=kernels, deblurred=self.deblurred)
+        return SimpleNamespace(images=images, kernels=kernels, chosen=self.chosen)
 
 
 def main_with_fake(seconds: float) -> None:

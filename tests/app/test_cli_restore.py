@@ -158,12 +158,12 @@ def test_report(genres, fake, folder):
             assert file["seconds"] >= 0
 
 
-def test_the_report_says_which_network_restored_what_is_blurred(genres, fake, folder):
-    for deblurred in (True, False):
-        fake.deblurred = [deblurred]
-        report = genres("restore", folder / "in/a.png", "-o", folder / "out", "--overwrite", "--json").report
-        assert report["files"][0]["deblurred"] is deblurred
-        assert any("the deblurring network" in note for note in report["files"][0]["notes"]) is deblurred
+@pytest.mark.parametrize(("chosen", "word"), [("auto", None), ("deblur", "deblurring"), ("dehaze", "dehazing")])
+def test_the_report_says_which_network_was_chosen(genres, fake, folder, chosen, word):
+    fake.chosen = [chosen]
+    (file,) = genres("restore", folder / "in/a.png", "-o", folder / "out", "--json").report["files"]
+    assert file["chosen"] == chosen
+    assert [word in note for note in file["notes"]] == ([True] if word else [])
 
 
 def test_bad_files_are_named_once_and_stop_nothing(genres, fake, folder):

@@ -269,13 +269,13 @@ def test_a_deblurring_network_shows_its_kernel(client, site, tmp_path):
     assert "kernel" not in outputs[FACTS]["value"]
 
 
-def test_the_page_says_which_network_restored_what_is_blurred(client, site, tmp_path, monkeypatch):
+def test_the_page_says_which_network_was_chosen(client, site, tmp_path, monkeypatch):
     photo = save(tmp_path / "a.png", random_picture(72, 80))
     monkeypatch.setattr(site.tiny, "deblurrer", site.shake.model)
-    for blurred in (True, False):
-        monkeypatch.setattr("pipelines.restoration.is_blurred", lambda *_, found=blurred: found)
+    for chosen in ("deblur", "auto"):
+        monkeypatch.setattr("pipelines.restoration.diagnose", lambda *_, found=chosen: found)
         outputs = client.predict([handle_file(photo)], **CHOICES | {"task": "auto"}, api_name="/restore")
-        assert ("the deblurring network restored it" in outputs[FACTS]["value"]) is blurred
+        assert ("the deblurring network restored it" in outputs[FACTS]["value"]) is (chosen == "deblur")
 
 
 # In a browser

@@ -1,4 +1,4 @@
-"""The task "auto" lets the deblurring network restore what is blurred and nothing else, and only that."""
+"""The task "auto" lets the networks made for blur and for haze restore what is only blurred or hazy, and only that."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from torch import Tensor
 from genres.metrics import psnr
 from genres.restoration.degradations import blur, motion_kernel
 from pipelines import Interrupted, RestorationPipeline
-from pipelines.blur import SHARP, UNTOUCHED, is_blurred, most_detailed
+from pipelines.diagnosis import SHARP, UNTOUCHED, diagnose, most_detailed
 from pipelines.images import prepare
 
 
@@ -48,15 +48,32 @@ def test_the_window_with_the_most_detail_is_found():
     assert most_detailed(prepare(image[:100]), 128).shape == (3, 100, 128)
 
 
-@pytest.mark.parametrize(("first", "second", "expected"), [(0, 1, True), (0, -1, False), (-1, 1, False)])
+@pytest.mark.parametrize(("first", "second", "expected"), [(-1, -1, "auto"), (-1, 1, "deblur"), (1, 1, "auto")])
 def test_blur_is_where_the_first_does_little_and_the_second_much(first, second, expected):
-    """-1 is a change below the limit where it should be above, and the other way round."""
+    """1 is a change above the limit, -1 one below."""
 
-    def changed(decibels: float, much: bool):
-        return lambda image: image + 10 ** (-(decibels - 1 if much else decibels + 1) / 20)
+    def changing(decibels: float, more: int):
+        return lambda image: image + 10 ** (-(decibels - more) / 20)
 
-    got = is_blurred(prepare(flat(0.2)), changed(UNTOUCHED, first < 0), changed(SHARP, second > 0))
-    assert got is expected
+    ask = {"auto": changing(UNTOUCHED, first), "deblur": changing(SHARP, second)}
+    assert diagnose(prepare(flat(0.2)), ask) == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((0.9, -0.2), (1.0, -0.2), "dehaze"),  # gain of the detail, change of the mean
+        ((0.9, -0.01), (1.0, -0.2), "auto"),  # one of them sees no veil
+        ((0.9, -0.2), (1.0, -0.01), "auto"),
+        ((0.2, -0.2), (1.0, -0.2), "auto"),  # the first removes noise or rain, too
+    ],
+)
+def test_haze_is_where_both_see_a_veil_and_no_detail_is_removed(first, second, expected):
+    def changing(gain: float, shift: float):
+        return lambda image: (image - image.mean()) * gain + image.mean() + shift
+
+    image = np.random.default_rng(0).uniform(0.4, 0.8, (300, 500, 3)).astype(np.float32)
+    assert diagnose(prepare(image), {"auto": changing(*first), "dehaze": changing(*second)}) == expected
 
 
 def test_each_image_of_a_list_gets_its_network():
@@ -65,7 +82,7 @@ def test_each_image_of_a_list_gets_its_network():
     output = pipeline(0.01)(
         images, batch_size=2, callback_on_tile_end=lambda pipe, done, total: calls.append((type(pipe), done, total))
     )
-    assert output.deblurred == [True, False, True, True, True]
+    assert output.chosen == ["deblur", "auto", "deblur", "deblur", "deblur"]
     for image, made, changed in zip(images, output.images, (0.2, 0.01, 0.2, 0.2, 0.2), strict=True):
         np.testing.assert_allclose(made, image + changed, atol=1e-6)
     assert calls == [(RestorationPipeline, done, 4) for done in range(1, 5)]
@@ -77,11 +94,11 @@ def test_batches_stay_batches():
     torch.testing.assert_close(output.images, batch + 0.2)
 
 
-@pytest.mark.parametrize("arguments", [{"task": "denoise"}, {"find_blur": False}, {"strength": 0.0}])
+@pytest.mark.parametrize("arguments", [{"task": "denoise"}, {"choose": False}, {"strength": 0.0}])
 def test_nothing_is_chosen_where_the_task_is_told(arguments):
     output = pipeline()(flat(0.2), **arguments)
     np.testing.assert_array_equal(output.images[0], flat(0.2))
-    assert output.deblurred is None
+    assert output.chosen is None
 
 
 def test_strength_blends_what_the_second_makes():
@@ -91,7 +108,7 @@ def test_strength_blends_what_the_second_makes():
 def test_without_a_second_network_nothing_is_asked():
     pipe = RestorationPipeline(Shift(0.01))
     pipe.set_progress_bar_config(disable=True)
-    assert pipe(flat(0.2)).deblurred is None
+    assert pipe(flat(0.2)).chosen is None
 
 
 def test_interrupting_stops_the_second_network_too():
@@ -99,7 +116,7 @@ def test_interrupting_stops_the_second_network_too():
     for stopper in (lambda given, *_: given.interrupt(), lambda *_: pipe.interrupt()):
         with pytest.raises(Interrupted):
             pipe(flat(0.2, 200), tile=96, callback_on_tile_end=stopper)
-    assert pipe(flat(0.2)).deblurred == [True]  # and only that call
+    assert pipe(flat(0.2)).chosen == ["deblur"]  # and only that call
 
 
 def test_both_networks_are_saved_and_loaded(tmp_path):
@@ -108,27 +125,27 @@ def test_both_networks_are_saved_and_loaded(tmp_path):
     from genres.restoration.naf_net import NAFNet
 
     sizes = {"num_blocks": (1, 1, 1, 1), "num_refinement_blocks": 1}
-    pipe = RestorationPipeline(AdaIR(dim=8, **sizes), deblurrer=NAFNet(width=8))
+    pipe = RestorationPipeline(AdaIR(dim=8, **sizes), deblurrer=NAFNet(width=8), dehazer=NAFNet(width=4))
     pipe.save_pretrained(tmp_path)
     again = RestorationPipeline.from_pretrained(tmp_path)
-    for name in ("model", "deblurrer"):
+    for name in ("model", "deblurrer", "dehazer"):
         before, after = (getattr(p, name).state_dict() for p in (pipe, again))
         assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_the_default_pipeline_deblurs_what_is_blurred():
-    """And a sharp photograph gets what the all-in-one network alone makes of it."""
+def test_the_default_pipeline_knows_blur_and_haze():
+    """And a sharp, clear photograph gets what the all-in-one network alone makes of it."""
     pipe = RestorationPipeline.from_pretrained()
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(5)
-    sharp = torch.from_numpy(astronaut()[:256, 100:356]).permute(2, 0, 1).float() / 255
-    blurred = blur(sharp, motion_kernel(generator)) + 0.01 * torch.randn(sharp.shape, generator=generator)
-    output = pipe(blurred.clamp(0, 1))
-    assert output.deblurred == [True]
-    assert psnr(output.images[0], sharp) > psnr(blurred, sharp) + 1.5
-    alone = RestorationPipeline.from_pretrained("adair-all-in-one", deblurrer=None)
+    good = torch.from_numpy(astronaut()[:256, 100:356]).permute(2, 0, 1).float() / 255
+    blurred = blur(good, motion_kernel(generator)) + 0.01 * torch.randn(good.shape, generator=generator)
+    hazy = 0.5 * good + 0.45
+    output = pipe([blurred.clamp(0, 1), hazy, good])
+    assert output.chosen == ["deblur", "dehaze", "auto"]
+    assert psnr(output.images[0], good) > psnr(blurred, good) + 1.5
+    assert psnr(output.images[1], good) > psnr(hazy, good) + 5
+    alone = RestorationPipeline.from_pretrained("adair-all-in-one", deblurrer=None, dehazer=None)
     alone.set_progress_bar_config(disable=True)
-    assert alone.deblurrer is None
-    output = pipe(sharp)
-    assert output.deblurred == [False]
-    torch.testing.assert_close(output.images[0], alone(sharp).images[0])
+    assert alone.deblurrer is None and alone.dehazer is None
+    torch.testing.assert_close(output.images[2], alone(good).images[0])
