@@ -20,6 +20,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 from benchmarks.report import processor, write_result
 from benchmarks.restoration_quality import held_out
@@ -61,7 +62,8 @@ def main() -> None:
     _, held = restore(large[:64, :64], options.model)
     seconds, peak = restore(large, options.model)
     result = {"model": options.model, "megapixels": large.shape[0] * large.shape[1] / 1e6}
-    result |= {"seconds": round(seconds, 1), "GiB beside the model": round(peak - held, 2), "processor": processor()}
+    result |= {"seconds": round(seconds, 1), "GiB beside the model": round(peak - held, 2)}
+    result |= {"processor": processor(), "threads": torch.get_num_threads()}
     print(result)
     write_result(f"large_image_{options.model}", result)
 

@@ -34,6 +34,13 @@ three to nine hours on one processor core, the first two also for eight minutes 
 run longer.
 """
 
+LARGE = """
+## Large photographs
+
+`python -m benchmarks.large_image`: a photograph of {megapixels:.0f} megapixels through `genres restore` with `{model}`, from
+PNG to PNG, needs {GiB beside the model:.2f} GiB beside program and model ({processor}, {threads} threads: {seconds:.0f} s).
+"""
+
 SPEED = """
 ## Speed against the official way of computing
 
@@ -227,8 +234,8 @@ GENERATION = """
 ## Quality of the generating models
 
 `python -m benchmarks.generation_quality MODEL` makes samples with guidance, lets a classifier name them that was
-trained on the training pictures alone (`benchmarks/picture_classifier.py`), and takes the Frechet distance in its 128
-features to the held-out pictures. That is no FID: it compares models of one collection alone. Nearest: root mean square
+trained on the training pictures alone, of emoji in three styles (`benchmarks/picture_classifier.py`), and takes the
+Frechet distance in its 128 features to the held-out pictures. That is no FID: it compares models of one collection alone. Nearest: root mean square
 difference of pixels in [0, 1] to the nearest training picture; much less than that of held-out pictures would mean
 copies.
 
@@ -416,6 +423,8 @@ def main() -> None:
     page = HEAD
     for path in sorted(RESULTS.glob("restoration_quality_*.json")):
         page += quality_table(path)
+    for path in sorted(RESULTS.glob("large_image_*.json")):
+        page += LARGE.format(**json.loads(path.read_text()))
     for path in sorted(RESULTS.glob("restoration_speed*.json")):
         page += SPEED + speed_table(path)
     for path in sorted(RESULTS.glob("tunable_speed*.json")):
