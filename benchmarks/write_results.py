@@ -37,8 +37,9 @@ run longer.
 LARGE = """
 ## Large photographs
 
-`python -m benchmarks.large_image`: a photograph of {megapixels:.0f} megapixels through `genres restore` with `{model}`, from
-PNG to PNG, needs {GiB beside the model:.2f} GiB beside program and model ({processor}, {threads} threads: {seconds:.0f} s).
+`python -m benchmarks.large_image`: a photograph of {megapixels:.0f} megapixels through `genres restore` with `{model}`,
+from PNG to PNG, needs {GiB beside the model:.2f} GiB beside program and model, and {seconds:.0f} s
+({processor}, {threads} threads).
 """
 
 SPEED = """
@@ -235,9 +236,9 @@ GENERATION = """
 
 `python -m benchmarks.generation_quality MODEL` makes samples with guidance, lets a classifier name them that was
 trained on the training pictures alone, of emoji in three styles (`benchmarks/picture_classifier.py`), and takes the
-Frechet distance in its 128 features to the held-out pictures. That is no FID: it compares models of one collection alone. Nearest: root mean square
-difference of pixels in [0, 1] to the nearest training picture; much less than that of held-out pictures would mean
-copies.
+Frechet distance in its 128 features to the held-out pictures. That is no FID: it compares models of one collection
+alone. Nearest: root mean square difference of pixels in [0, 1] to the nearest training picture; much less than that of
+held-out pictures would mean copies.
 
 | model | samples | steps | guidance | classifier | named as asked | Frechet | of training | nearest | of held-out |
 |---|---|---|---|---|---|---|---|---|---|
