@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -126,12 +128,13 @@ def held_out_pairs(degrade: Callable[[Tensor, Generator], Tensor], side: int) ->
     return pairs
 
 
-def measure(paths: list[Path], models: list[str], sets: list[str]) -> dict[str, dict[str, float]]:
-    """Mean PSNR per degradation of the input and of every model that does the task."""
+def measure(paths: list[Path], models: list[str], sets: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Mean PSNR per degradation of the input and of every model that does the task; and how often which was chosen."""
     pipelines = {name: RestorationPipeline.from_pretrained(None if name == BY_ITSELF else name) for name in models}
     for pipeline in pipelines.values():
         pipeline.set_progress_bar_config(disable=True)
     table: dict[str, dict[str, float]] = {}
+    choices: dict[str, Counter[str]] = {}
     for label in sets:
         task, degrade = SETS[label]
         values: dict[str, list[float]] = {}
@@ -141,12 +144,14 @@ def measure(paths: list[Path], models: list[str], sets: list[str]) -> dict[str, 
             outputs = {"input": degraded}
             for name, pipeline in pipelines.items():
                 if task == "auto" or task in pipeline.tasks:
-                    outputs[name] = pipeline(degraded, choose=name == BY_ITSELF).images[0]
+                    made = pipeline(degraded, choose=name == BY_ITSELF)
+                    outputs[name] = made.images[0]
+                    choices.setdefault(label, Counter()).update(made.chosen or [])
             for name, output in outputs.items():
                 values.setdefault(name, []).append(min(psnr(to_tensor(output), clean), 100.0))
         table[label] = {name: sum(v) / len(v) for name, v in values.items()}
         print(label.ljust(14), "  ".join(f"{n} {v:6.2f}" for n, v in table[label].items()), flush=True)
-    return table
+    return table, {label: dict(counts) for label, counts in choices.items() if counts}
 
 
 def main() -> None:
@@ -158,8 +163,9 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS), metavar="SET")
     options = parser.parse_args()
     paths = photographs(options.images, options.every)
-    table = measure(paths, options.models, options.sets)
-    content = {"images": len(paths), "psnr": {k: {n: round(v, 3) for n, v in row.items()} for k, row in table.items()}}
+    table, choices = measure(paths, options.models, options.sets)
+    rounded = {k: {n: round(v, 3) for n, v in row.items()} for k, row in table.items()}
+    content = {"images": len(paths), "psnr": rounded, "chosen": choices}
     write_result(f"restoration_quality_{options.name}", content)
     assert all(math.isfinite(v) for row in table.values() for v in row.values())
 

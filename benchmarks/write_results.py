@@ -400,6 +400,12 @@ def quality_table(path: Path) -> str:
     for label, row in content["psnr"].items():
         cells = [f"{row[name]:.2f}" if name in row else "" for name in models]
         lines.append(f"| {label} | {' | '.join(cells)} |")
+    if choices := content.get("chosen"):
+        words = [
+            f"{label}: {', '.join(f'{task} {count}' for task, count in sorted(counts.items()))}"
+            for label, counts in choices.items()
+        ]
+        lines.append(f"\nWhat was chosen by itself: {'; '.join(words)}.")
     return "\n".join(lines) + "\n"
 
 
