@@ -27,11 +27,13 @@ with a radius of 3 pixels. For all 68 images of CBSD68 with noise of 15, 25 and 
 reports, for noise that is neither clipped nor rounded and of a strength that is told: BM3D in colour 33.52, 30.71 and
 27.38, FFDNet 33.87, 31.21 and 27.96.
 
-What falls short: the all-in-one model removes hardly any motion blur, and brightens photographs of the night as if they
-were underexposed, of which one is among those held out; `deep-rft-deblur` removes a part of the blur;
-`dea-net-haze` raises the contrast of a clear photograph a little. They were trained for
-three to nine hours on one processor core, the first two also for eight minutes on a third of a GPU; the recipes can be
-run longer.
+Every network is measured alone. "By itself" is the pipeline that is told nothing, which gives what is blurred or hazy
+and nothing else to the network made for that, and everything else to `adair-all-in-one`; how often is told below.
+
+What falls short: the all-in-one model alone removes hardly any motion blur; `deep-rft-deblur` removes a part of the
+blur; `dea-net-haze` raises the contrast of a clear photograph a little. A photograph that lacks light but has white
+lights in it is brightened only if it is asked for (`--task lowlight`). They were trained for three to ten hours on one
+processor core, the first two also for eight minutes on a third of a GPU; the recipes can be run longer.
 """
 
 LARGE = """
