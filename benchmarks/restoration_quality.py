@@ -5,7 +5,7 @@
 Without `--images` the photographs are the ten held out from the training set, fetched with it. Each photograph, at most
 768 pixels on its long side, is degraded with a fixed seed, rounded to 8 bits, restored by `RestorationPipeline`,
 rounded again, and compared: RGB PSNR in dB, mean over the photographs. Every network is measured alone; "by itself" is
-what a pipeline gives that is told nothing and may choose between two. Prints a table and writes
+what a pipeline gives that is told nothing, and chooses. Prints a table and writes
 benchmarks/results/restoration_quality_NAME.json.
 """
 
