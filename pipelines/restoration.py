@@ -200,7 +200,7 @@ class RestorationPipeline(DiffusionPipeline):
             model_class = MODELS[class_in(path / "config.json", tuple(MODELS), "a restoration")]
             parts: dict[str, Any] = {part: kwargs.pop(part) for part in ("deblurrer", "dehazer") if part in kwargs}
             if str(name) == weights.default_model("auto"):
-                parts = _specialists(dtype) | parts
+                parts = embedded_specialists(dtype) | parts
             pipe = cls(model_class.from_pretrained(str(path), torch_dtype=dtype, **kwargs), tasks, **parts)
         elif path.is_file():
             model = weights.load_official(path)
@@ -495,7 +495,7 @@ class RestorationPipeline(DiffusionPipeline):
         return cut_grid(*size, tile, overlap, *self._needs)
 
 
-def _specialists(dtype: torch.dtype) -> dict[str, ModelMixin]:
+def embedded_specialists(dtype: torch.dtype) -> dict[str, ModelMixin]:
     """The embedded networks that are better at their task than the all-in-one model."""
     names = {"deblurrer": weights.default_model("deblur"), "dehazer": weights.default_model("dehaze")}
     return {
