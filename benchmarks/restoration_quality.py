@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -106,10 +107,16 @@ def held_out() -> list[Path]:
 
 
 def photographs(folder: Path | None, every: int) -> list[Path]:
-    """Every Nth image of a folder, or of the photographs that are kept from training."""
+    """Every Nth image of a folder in the order of their numbers, or of the photographs that are kept from training."""
     if folder is None:
         return held_out()[::every]
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))[::every]
+    found = [p for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")]
+    return sorted(found, key=by_number)[::every]
+
+
+def by_number(path: Path) -> list[tuple[int, str]]:
+    """Key that puts 9.png before 10.png."""
+    return [(int(part or -1), text) for text, part in re.findall(r"(\D*)(\d*)", path.name)]
 
 
 def middle(image: Tensor, side: int) -> Tensor:
@@ -128,11 +135,16 @@ def held_out_pairs(degrade: Callable[[Tensor, Generator], Tensor], side: int) ->
     return pairs
 
 
+def load(name: str) -> RestorationPipeline:
+    """The pipeline of an embedded model, or the one that is told nothing."""
+    pipeline = RestorationPipeline.from_pretrained(None if name == BY_ITSELF else name)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
 def measure(paths: list[Path], models: list[str], sets: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Mean PSNR per degradation of the input and of every model that does the task; and how often which was chosen."""
-    pipelines = {name: RestorationPipeline.from_pretrained(None if name == BY_ITSELF else name) for name in models}
-    for pipeline in pipelines.values():
-        pipeline.set_progress_bar_config(disable=True)
+    pipelines = {name: load(name) for name in models}
     table: dict[str, dict[str, float]] = {}
     choices: dict[str, Counter[str]] = {}
     for label in sets:

@@ -27,13 +27,14 @@ with a radius of 3 pixels. For all 68 images of CBSD68 with noise of 15, 25 and 
 reports, for noise that is neither clipped nor rounded and of a strength that is told: BM3D in colour 33.52, 30.71 and
 27.38, FFDNet 33.87, 31.21 and 27.96.
 
-Every network is measured alone. "By itself" is the pipeline that is told nothing, which gives what is blurred or hazy
-and nothing else to the network made for that, and everything else to `adair-all-in-one`; how often is told below.
+Every network is measured alone. "By itself" is the pipeline that is told nothing, which gives what is noisy, blurred or
+hazy and nothing else to the network made for that, and everything else to `adair-all-in-one`; how often is told below.
 
 What falls short: the all-in-one model alone removes hardly any motion blur; `deep-rft-deblur` removes a part of the
-blur; `dea-net-haze` raises the contrast of a clear photograph a little. A photograph that lacks light but has white
-lights in it is brightened only if it is asked for (`--task lowlight`). They were trained for three to ten hours on one
-processor core, the first two also for eight minutes on a third of a GPU; the recipes can be run longer.
+blur; `dea-net-haze` raises the contrast of a clear photograph a little. A photograph that lacks light is
+brightened only if it is asked for (`--task lowlight`) where there are white lights in it or it would get only a little
+brighter. The networks were trained for three to ten hours on one processor core, the first two also for eight minutes
+on a third of a GPU; the recipes can be run longer.
 """
 
 LARGE = """
@@ -42,6 +43,16 @@ LARGE = """
 `python -m benchmarks.large_image`: a photograph of {megapixels:.0f} megapixels through `genres restore` with `{model}`,
 from PNG to PNG, needs {GiB beside the model:.2f} GiB beside program and model, and {seconds:.0f} s
 ({processor}, {threads} threads).
+"""
+
+PAIRS = """
+## Pairs that a camera took
+
+`python -m benchmarks.real_pairs --degraded FOLDER --clean FOLDER --name NAME`: photographs of one scene with and
+without what is to be removed, reduced to {side} pixels on the long side; RGB PSNR in dB. They are not ours to spread.
+
+### {title}
+
 """
 
 SPEED = """
@@ -113,10 +124,21 @@ def kernel_direction_table(path: Path) -> str:
     return "".join(lines) + "\n![Lines, and what was estimated of them](images/kernels.png)\n"
 
 
-def camera_shake_table(path: Path) -> str:
+def pairs_table(path: Path) -> str:
+    content = json.loads(path.read_text())
+    title = path.stem.removeprefix("real_pairs_").replace("_", " ")
+    names = list(content["mean"])
+    lines = [PAIRS.format(title=title, side=content["side"]), f"| pair | {' | '.join(names)} |\n"]
+    lines.append(f"|{'---|' * (len(names) + 1)}\n")
+    for row in [*content["rows"], {"pair": "mean"} | content["mean"]]:
+        lines.append(f"| {row['pair']} | {' | '.join(f'{row[name]:.2f}' for name in names)} |\n")
+    return "".join(lines)
+
+
+def camera_shake_table(path: Path, head: str) -> str:
     content = json.loads(path.read_text())
     names = list(content["mean"])
-    lines = [CAMERA_SHAKE.format(**content)]
+    lines = [head.format(**content)]
     lines.append(f"| kernel | side | {' | '.join(names)} |\n|{'---|' * (len(names) + 2)}\n")
     for row in content["rows"]:
         values = " | ".join(f"{row[name]:.2f}" for name in names)
@@ -175,11 +197,17 @@ by 45 degrees; and how often it is wrong by less than 15:
 |---|---|---|
 """
 
-CAMERA_SHAKE = """
-## Measured camera shake
+SHAKEN = """
+## Camera shake
 
-`python -m benchmarks.camera_shake --kernels FILE.npz`: the eight kernels of Levin et al. (CVPR 2009), on the middle
-255x255 of {images} photographs in grey, 1 % noise; PSNR in dB, the best over shifts.
+`python -m benchmarks.camera_shake --pairs FOLDER`: the grey photographs of Levin et al. (CVPR 2009) that a camera
+shook, {images} with each of eight kernels; PSNR in dB, the best over shifts.
+
+"""
+
+CAMERA_SHAKE = """
+`python -m benchmarks.camera_shake --kernels FILE.npz`: the same kernels on the middle 255x255 of {images} photographs
+in grey, 1 % noise.
 
 """
 
@@ -432,6 +460,8 @@ def main() -> None:
     page = HEAD
     for path in sorted(RESULTS.glob("restoration_quality_*.json")):
         page += quality_table(path)
+    for path in sorted(RESULTS.glob("real_pairs_*.json")):
+        page += pairs_table(path)
     for path in sorted(RESULTS.glob("large_image_*.json")):
         page += LARGE.format(**json.loads(path.read_text()))
     for path in sorted(RESULTS.glob("restoration_speed*.json")):
@@ -444,8 +474,10 @@ def main() -> None:
         page += kernel_ablation_table(path)
     for path in sorted(RESULTS.glob("kernel_direction.json")):
         page += kernel_direction_table(path)
+    for path in sorted(RESULTS.glob("camera_shake_pairs.json")):
+        page += camera_shake_table(path, SHAKEN)
     for path in sorted(RESULTS.glob("camera_shake.json")):
-        page += camera_shake_table(path)
+        page += camera_shake_table(path, CAMERA_SHAKE)
     for path in sorted(RESULTS.glob("reversible_memory*.json")):
         page += REVERSIBLE + reversible_rows(path)
     clips = sorted(RESULTS.glob("video_rate_distortion_*.json"))

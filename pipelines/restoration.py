@@ -30,7 +30,7 @@ from pipelines.errors import Interrupted
 from pipelines.images import OUTPUT_TYPES, Work, prepare, size_of
 from pipelines.loading import class_in, estimates_kernel, locate, pop_hub_options
 from pipelines.tiling import TileGrid, blend, cut_grid, pad_to
-from pipelines.tone import WHITE, Tone, as_night, reduced
+from pipelines.tone import Tone, as_exposed, surveyed
 
 Kind = TypeVar("Kind")
 
@@ -41,6 +41,9 @@ MODELS: dict[str, type[ModelMixin]] = {
     "NAFNet": NAFNet,
     "TunableNAFNet": TunableNAFNet,
 }
+
+# Task -> the component of a pipeline that does nothing else.
+SPECIALISTS = {"denoise": "denoiser", "deblur": "deblurrer", "dehaze": "dehazer"}
 
 # What a network needs in memory beside its weights: full-resolution feature maps of its first width that are alive at
 # the peak, in the dtype of the network and in float32 (Fourier transforms). Measured as peak RSS on tiles of 512x512:
@@ -71,7 +74,7 @@ class RestorationPipelineOutput(BaseOutput):
         kernels: where they were asked for, a list with the estimated blur kernel of each image: a grey picture,
             float32 (h, w) in [0, 1], the largest value 1. None otherwise.
         chosen: where the pipeline could choose, the task of the network that restored each image: "auto" for the first,
-            "deblur" or "dehaze". None otherwise.
+            "denoise", "deblur" or "dehaze". None otherwise.
     """
 
     images: list[Any] | np.ndarray | Tensor
@@ -112,21 +115,23 @@ class RestorationPipeline(DiffusionPipeline):
             needs by `size_multiple` and `minimum_size`, and by `global_statistics` that it sums over all it sees: its
             tiles are then led to the tone of the image as a whole (`pipelines.tone`).
         tasks: what the network does, of denoise, dehaze, derain, deblur and lowlight; None to know by its class.
-        deblurrer, dehazer: networks that restore, with the task "auto", what is blurred or hazy and nothing else
-            (`pipelines.diagnosis`); the embedded all-in-one model has both. None to leave that to the first.
+        denoiser, deblurrer, dehazer: networks that restore, with the task "auto", what is noisy, blurred or hazy and
+            nothing else (`pipelines.diagnosis`); the embedded all-in-one model has all three. None to leave that to
+            the first.
 
     Example:
         >>> pipe = RestorationPipeline.from_pretrained()
         >>> restored = pipe(PIL.Image.open("photo.png"), strength=0.8).images[0]
     """
 
-    model_cpu_offload_seq = "model->deblurrer->dehazer"  # type: ignore[assignment]
-    _optional_components = ["deblurrer", "dehazer"]  # noqa: RUF012, diffusers has it so
+    model_cpu_offload_seq = "model->denoiser->deblurrer->dehazer"  # type: ignore[assignment]
+    _optional_components = list(SPECIALISTS.values())  # noqa: RUF012, diffusers has it so
 
     def __init__(
         self,
         model: ModelMixin,
         tasks: Sequence[str] | None = None,
+        denoiser: ModelMixin | None = None,
         deblurrer: ModelMixin | None = None,
         dehazer: ModelMixin | None = None,
     ):
@@ -134,7 +139,7 @@ class RestorationPipeline(DiffusionPipeline):
         for name in ("in_channels", "out_channels", "channels"):
             if (channels := getattr(model.config, name, 3)) != 3:
                 raise ValueError(f"The network must work on RGB images, but its {name} is {channels}.")
-        self.register_modules(model=model, deblurrer=deblurrer, dehazer=dehazer)
+        self.register_modules(model=model, denoiser=denoiser, deblurrer=deblurrer, dehazer=dehazer)
         self.register_to_config(tasks=None if tasks is None else list(tasks))
         self._interrupt = False
         self._fused: OrderedDict[tuple[float, ...], Any] = OrderedDict()  # the latest last
@@ -160,7 +165,7 @@ class RestorationPipeline(DiffusionPipeline):
     @property
     def _specialists(self) -> dict[str, RestorationPipeline]:
         """Task -> the network that is made for it, in a pipeline of its own."""
-        networks = {"deblur": self.deblurrer, "dehaze": self.dehazer}
+        networks = {task: getattr(self, part) for task, part in SPECIALISTS.items()}
         networks = {task: network for task, network in networks.items() if network is not None}
         if {task: pipe.model for task, pipe in self._alone.items()} != networks:
             self._alone = {task: RestorationPipeline(network, [task]) for task, network in networks.items()}
@@ -183,8 +188,8 @@ class RestorationPipeline(DiffusionPipeline):
             task: what the pipeline is wanted for.
             torch_dtype: dtype of the network, float32 unless given (embedded files hold float16).
             kwargs: options of the Hub (cache_dir, revision, token, local_files_only, force_download); the others go to
-                the `from_pretrained` of the model or the pipeline. `deblurrer=None` and `dehazer=None` leave those
-                of the embedded all-in-one model away.
+                the `from_pretrained` of the model or the pipeline. `denoiser=None`, `deblurrer=None` and
+                `dehazer=None` leave those of the embedded all-in-one model away.
 
         Raises:
             ValueError: nothing has this name, the file or folder is not of a restoration network, or the network does
@@ -198,7 +203,7 @@ class RestorationPipeline(DiffusionPipeline):
             pipe = cast(RestorationPipeline, super().from_pretrained(str(path), torch_dtype=dtype, **kwargs))
         elif (path / "config.json").is_file():
             model_class = MODELS[class_in(path / "config.json", tuple(MODELS), "a restoration")]
-            parts: dict[str, Any] = {part: kwargs.pop(part) for part in ("deblurrer", "dehazer") if part in kwargs}
+            parts: dict[str, Any] = {part: kwargs.pop(part) for part in SPECIALISTS.values() if part in kwargs}
             if str(name) == weights.default_model("auto"):
                 parts = embedded_specialists(dtype) | parts
             pipe = cls(model_class.from_pretrained(str(path), torch_dtype=dtype, **kwargs), tasks, **parts)
@@ -211,7 +216,7 @@ class RestorationPipeline(DiffusionPipeline):
             pipe = cls(model if dtype == torch.float32 else model.to(dtype), tasks)
         else:
             raise ValueError(f"{path} is not a model: it has neither config.json nor model_index.json.")
-        for network in filter(None, (pipe.model, pipe.deblurrer, pipe.dehazer)):
+        for network in filter(None, (pipe.model, *(getattr(pipe, part) for part in SPECIALISTS.values()))):
             network.eval().to(memory_format=torch.channels_last)
         pipe.check_task(task)
         return pipe
@@ -279,7 +284,8 @@ class RestorationPipeline(DiffusionPipeline):
             extrapolate: let dials go from -0.25 to 1.25, beyond what the network was trained on.
             return_kernel: return the blur kernels that a DeepRFTv2 estimates, too. Those of all that it
                 sees at once are drawn together; of several tiles of ours, those of the one nearest to the middle.
-            choose: with the task "auto", let the deblurrer and the dehazer of the pipeline restore what is for them.
+            choose: with the task "auto", let the denoiser, deblurrer and dehazer of the pipeline restore what is for
+                them.
             output_type: "pil" (8 bits, except 16-bit grey), "np" (HW or HWC of the same type), "pt" (CHW in [0, 1]);
                 None for the kind of the input.
             return_dict: return a `RestorationPipelineOutput` instead of a tuple, (images,) or (images, kernels).
@@ -315,7 +321,7 @@ class RestorationPipeline(DiffusionPipeline):
                 if (report := callback_on_tile_end) is not None:
                     run.callback = lambda done, total: report(self, done, total)
                 for start, stop, restorer, grid in groups:
-                    run.network = network if restorer is self else restorer.model
+                    run.network = network if restorer is self else restorer._default
                     works = [prepare(one, output_type) for one in images[start:stop]]
                     restorer._restore(works, grid, run)
                     results += [work.finish() for work in works]
@@ -337,7 +343,7 @@ class RestorationPipeline(DiffusionPipeline):
         ask = {"auto": asking(self, network)}
         for task, specialist in specialists.items():
             specialist._interrupt = False
-            ask[task] = asking(specialist, specialist.model)
+            ask[task] = asking(specialist, specialist._default)
         return diagnose(prepare(image), ask)
 
     def _at(self, values: tuple[float, ...]) -> Callable[..., Any]:
@@ -357,6 +363,11 @@ class RestorationPipeline(DiffusionPipeline):
         while len(self._fused) > FUSED_NETWORKS:
             self._fused.popitem(last=False)
         return self._fused[values]
+
+    @property
+    def _default(self) -> Callable[..., Any]:
+        """What restores where nothing is said about dials."""
+        return self._at(dial_values(self.dials, None, False))
 
     @property
     def _offloaded(self) -> bool:
@@ -388,17 +399,13 @@ class RestorationPipeline(DiffusionPipeline):
         if factor == 1:
             return None
 
-        white = torch.zeros(len(works))
-
         def read(top: int, rows: int) -> Tensor:
-            band = torch.stack([work.read(top, 0, rows, width) for work in works])
-            white.add_((band.amax(1) > WHITE).sum((1, 2)).cpu() / (height * width))
-            return band
+            return torch.stack([work.read(top, 0, rows, width) for work in works])
 
-        before = reduced(read, height, factor)
+        before, white = surveyed(read, height, factor)
         after = self._restore_aside(before, run)
-        if run.automatic:
-            after = as_night(before, after, white.to(after.device))
+        if run.automatic and "lowlight" in self.tasks:
+            after = as_exposed(before, after, white)
         return Tone(before, after, factor, run.strength, always=self.model.config.get("map_blur", 0) > 0)
 
     def _restore_aside(self, image: Tensor, run: _Run) -> Tensor:
@@ -497,7 +504,7 @@ class RestorationPipeline(DiffusionPipeline):
 
 def embedded_specialists(dtype: torch.dtype) -> dict[str, ModelMixin]:
     """The embedded networks that are better at their task than the all-in-one model."""
-    names = {"deblurrer": weights.default_model("deblur"), "dehazer": weights.default_model("dehaze")}
+    names = {part: weights.default_model(task) for task, part in SPECIALISTS.items()}
     return {
         part: RestorationPipeline.from_pretrained(name, torch_dtype=dtype).model
         for part, name in names.items()

@@ -23,6 +23,7 @@ CELL = 16  # pixels: the tone is compared in cells at least so wide
 BLUR = 2.0  # standard deviation in cells
 FAINT, PLAIN = 0.03, 0.08  # root mean square of a change that is no tone's yet, and of one that surely is
 WHITE = 0.97  # of the brightest channel: lights that are as bright as they can be
+SLIGHT, PLAINLY = 0.08, 0.14  # by which the mean is brightened: as likely a mistake, and surely for want of light
 DARK, NIGHT = 0.0003, 0.001  # share of white pixels in a photograph that may lack light, and in one of the night
 DETAIL, LARGE = 1.0, 2.0  # what a tile misses of the tone over its change of detail: no mistake yet, surely one
 
@@ -41,14 +42,32 @@ def reduced(read: Callable[[int, int], Tensor], height: int, factor: int, rows: 
     return torch.cat([F.avg_pool2d(part, factor, ceil_mode=True, count_include_pad=False) for part in parts], 2)
 
 
-def as_night(before: Tensor, after: Tensor, white: Tensor) -> Tensor:
-    """A restoration that leaves the night dark: what is dark though its lights are white was not exposed too little.
+def surveyed(read: Callable[[int, int], Tensor], height: int, factor: int) -> tuple[Tensor, Tensor]:
+    """`reduced`, and the share of white pixels in each image, (B,)."""
+    shares: list[Tensor] = []
+
+    def counted(top: int, rows: int) -> Tensor:
+        band = read(top, rows)
+        shares.append((band.amax(1) > WHITE).float().mean((1, 2)) * (band.shape[2] / height))
+        return band
+
+    whole = reduced(counted, height, factor)
+    return whole, torch.stack(shares).sum(0)
+
+
+def as_exposed(before: Tensor, after: Tensor, white: Tensor) -> Tensor:
+    """A restoration that brightens only what surely lacks light.
+
+    The night stays dark, for what is dark though its lights are white was not exposed too little; and what would get
+    only a little brighter stays as it is.
 
     Args:
         before, after: images and their restorations, (B, 3, h, w); those that are not brightened stay as they are.
         white: (B,), share of white pixels in each.
     """
-    share = ((white - DARK) / (NIGHT - DARK)).clamp(0, 1) * ((after - before).mean((1, 2, 3)) > 0)
+    brighter = (after - before).mean((1, 2, 3))
+    night = ((white - DARK) / (NIGHT - DARK)).clamp(0, 1)
+    share = torch.maximum(night, ((PLAINLY - brighter) / (PLAINLY - SLIGHT)).clamp(0, 1)) * (brighter > 0)
     return torch.lerp(after, before, share.view(-1, 1, 1, 1).to(after.dtype))
 
 

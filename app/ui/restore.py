@@ -14,6 +14,7 @@ from uuid import uuid4
 import gradio as gr
 import numpy as np
 
+import weights
 from app.ui import look
 from app.ui.dials import Dials, said
 from app.ui.files import THUMBNAIL_SIDE, data_uri, new_folder, safe_stem, save_preview, uploaded
@@ -513,11 +514,13 @@ class RestoreTab(JobTab):
         if job.stopped:
             raise Interrupted
         report(Progress(f"{place}saving …"))
-        made = self._save(source, picture, output.images[0], settings, reference, seconds)
-        if output.chosen is not None:
+        (chosen,) = output.chosen or ["auto"]
+        how = self._how(output.images[0], settings, chosen, seconds)
+        made = self._save(source, picture, output.images[0], settings, reference, how)
+        if chosen != "auto":
             from pipelines.diagnosis import FOUND
 
-            made.notes[:0] = [FOUND[task] for task in output.chosen if task in FOUND]
+            made.notes.insert(0, FOUND[chosen])
         return made if output.kernels is None else replace(made, kernel=kernel_html(output.kernels[0]))
 
     def _save(
@@ -527,7 +530,7 @@ class RestoreTab(JobTab):
         restored: Picture,
         settings: Settings,
         reference: str | None,
-        seconds: float,
+        how: str,
     ) -> Made:
         folder = new_folder()
         suffix = ".tiff" if restored.pixels.dtype.kind == "f" else ".png"  # PNG has no floating point
@@ -547,18 +550,21 @@ class RestoreTab(JobTab):
             folder / "before.png",
             folder / "after.png",
             folder / "thumbnail.png",
-            self._how(restored, settings, seconds),
+            how,
             quality,
             notes + why,
         )
 
-    def _how(self, picture: Picture, settings: Settings, seconds: float) -> str:
+    def _how(self, picture: Picture, settings: Settings, chosen: str, seconds: float) -> str:
+        """What was done; `chosen` is the task of the network that the pipeline chose by itself, or "auto"."""
         height, width = picture.pixels.shape[:2]
+        name = settings.model if chosen == "auto" else weights.default_model(chosen)
+        model = self.shelf.models.get(name, self.shelf.models[settings.model])
         return " · ".join(
             [
                 f"{width} × {height} pixels, {picture.pixels.dtype.itemsize * 8} bits",
                 TASKS[settings.task].lower(),
-                self.shelf.models[settings.model].title.partition(":")[0],
+                model.title.partition(":")[0],
                 f"strength {settings.strength:g}",
                 *([said(settings.dials)] if settings.dials else []),
                 f"{seconds:.1f} s",

@@ -171,26 +171,30 @@ def disk_kernel(radius: float, size: int = 25) -> Tensor:
     return kernel / kernel.sum()
 
 
-def shake_kernel(generator: Generator, size: int = 29) -> Tensor:
-    """Blur kernel of a hand that shakes: it drifts, rests, and is jerked aside, so the path is thick and uneven.
+def shake_kernel(generator: Generator, size: int = 33) -> Tensor:
+    """Blur kernel of a hand that shakes: it drifts, rests, and is jerked aside.
+
+    As in kernels that were measured, the path is mostly thin, with bright dots where the hand rested or turned.
 
     Returns: (size, size), non-negative, sum 1, its centre of mass in the middle.
     """
-    steps, inertia = 128, _uniform(0.7, 0.98, generator)
+    steps, inertia = 160, _uniform(0.8, 0.98, generator)
     pushes = torch.randn((steps, 2), generator=generator)
     jerked = torch.rand(steps, generator=generator) < _uniform(0, 0.08, generator)
     pushes = torch.where(jerked[:, None], 6 * pushes, pushes)
+    rests = torch.rand(steps, generator=generator) < _uniform(0, 0.06, generator)
     velocity, path = (0.0, 0.0), []
     place = (0.0, 0.0)
-    for push in pushes.tolist():
-        velocity = inertia * velocity[0] + push[0], inertia * velocity[1] + push[1]
+    for push, rest in zip(pushes.tolist(), rests.tolist(), strict=True):
+        velocity = (0.0, 0.0) if rest else (inertia * velocity[0] + push[0], inertia * velocity[1] + push[1])
         place = place[0] + velocity[0], place[1] + velocity[1]
         path.append(place)
     track = torch.tensor(path).T  # (2, steps): column, row
     extent = (track.amax(1) - track.amin(1)).amax()
-    track = _placed(track, _uniform(4, 22, generator) / extent, size)
-    width = _uniform(0.4, 0.9, generator)
+    track = _placed(track, _uniform(4, 25, generator) / extent, size)
+    width = _uniform(0.25, 0.5, generator) if _chance(0.8, generator) else _uniform(0.5, 0.9, generator)
     columns, rows = (torch.exp(-(((torch.arange(size) - axis[:, None]) / width) ** 2) / 2) for axis in track)
+    columns, rows = columns / columns.sum(1, keepdim=True), rows / rows.sum(1, keepdim=True)
     kernel = rows.T @ columns
     return kernel / kernel.sum()
 
@@ -218,8 +222,8 @@ def camera_blur(image: Tensor, generator: Generator) -> Tensor:
 
 
 def shake_blur(image: Tensor, generator: Generator) -> Tensor:
-    """Blur by a hand that shakes, half of it in linear light, with up to 2 % of noise; one image in four is grey."""
-    if _chance(0.25, generator):
+    """Blur by a hand that shakes, half of it in linear light, with up to 2 % of noise; every second image is grey."""
+    if _chance(0.5, generator):
         image = image.mean(0, keepdim=True).expand_as(image)
     return _exposed(image, shake_kernel(generator), generator)
 

@@ -13,6 +13,7 @@ from genres.restoration.degradations import blur, motion_kernel
 from pipelines import Interrupted, RestorationPipeline
 from pipelines.diagnosis import SHARP, UNTOUCHED, diagnose, most_detailed
 from pipelines.images import prepare
+from tests.restorer_tools import tiny_tunable
 
 
 class Shift(ModelMixin, ConfigMixin):
@@ -76,6 +77,42 @@ def test_haze_is_where_both_see_a_veil_and_no_detail_is_removed(first, second, e
     assert diagnose(prepare(image), {"auto": changing(*first), "dehaze": changing(*second)}) == expected
 
 
+@pytest.mark.parametrize(
+    ("grain", "first", "tone", "hazy", "expected"),
+    [
+        (10, 1, 0, 0, "denoise"),  # sigma of the noise, of the difference, change of the mean by the first and dehazing
+        (2, 1, 0, 0, "auto"),  # that may be texture
+        (10, 5, 0, 0, "auto"),  # the first removes something else, too
+        (40, 5, 0, 0, "denoise"),
+        (10, 1, -0.1, -0.1, "auto"),  # there is haze, too
+        (10, 1, -0.1, -0.06, "denoise"),  # the first alone takes it for hazy
+        (10, 1, 0.2, 0, "auto"),  # and here for dark
+    ],
+)
+def test_noise_is_where_both_make_the_same(grain, first, tone, hazy, expected):
+    """The window is of full size, the whole is reduced to fewer pixels; only that changes its tone."""
+    generator = torch.Generator().manual_seed(0)
+    image = 0.5 + grain / 255 * torch.randn((300, 500, 3), generator=generator)
+
+    def ask(difference: float, change: float):
+        def restore(x: Tensor) -> Tensor:
+            if x.shape[-1] < 200:
+                return x + change
+            return torch.full_like(x, 0.5) + difference / 255 * torch.randn(x.shape, generator=generator)
+
+        return restore
+
+    networks = {"auto": ask(first, tone), "denoise": ask(0, 0), "dehaze": ask(0, hazy)}
+    assert diagnose(prepare(image.numpy()), networks) == expected
+
+
+def test_noise_that_the_first_leaves_alone_is_noise_too():
+    image = np.random.default_rng(0).normal(0.5, 0.03, (60, 60, 3)).astype(np.float32)
+    ask = {"auto": lambda x: x, "denoise": lambda x: torch.full_like(x, 0.5)}
+    assert diagnose(prepare(image), ask) == "denoise"
+    assert diagnose(prepare(image), ask | {"denoise": lambda x: x * 0.9 + 0.05}) == "auto"  # hardly any
+
+
 def test_each_image_of_a_list_gets_its_network():
     images = [flat(0.2), flat(0.8), flat(0.3), flat(0.3), flat(0.25, 50)]
     calls = []
@@ -119,33 +156,38 @@ def test_interrupting_stops_the_second_network_too():
     assert pipe(flat(0.2)).chosen == ["deblur"]  # and only that call
 
 
-def test_both_networks_are_saved_and_loaded(tmp_path):
+def test_all_networks_are_saved_and_loaded(tmp_path):
     torch.manual_seed(0)
     from genres.restoration.ada_ir import AdaIR
     from genres.restoration.naf_net import NAFNet
 
     sizes = {"num_blocks": (1, 1, 1, 1), "num_refinement_blocks": 1}
-    pipe = RestorationPipeline(AdaIR(dim=8, **sizes), deblurrer=NAFNet(width=8), dehazer=NAFNet(width=4))
+    others = {"denoiser": tiny_tunable(), "deblurrer": NAFNet(width=8), "dehazer": NAFNet(width=4)}
+    pipe = RestorationPipeline(AdaIR(dim=8, **sizes), **others)
     pipe.save_pretrained(tmp_path)
     again = RestorationPipeline.from_pretrained(tmp_path)
-    for name in ("model", "deblurrer", "dehazer"):
+    for name in ("model", "denoiser", "deblurrer", "dehazer"):
         before, after = (getattr(p, name).state_dict() for p in (pipe, again))
         assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_the_default_pipeline_knows_blur_and_haze():
+def test_the_default_pipeline_knows_noise_blur_and_haze():
     """And a sharp, clear photograph gets what the all-in-one network alone makes of it."""
     pipe = RestorationPipeline.from_pretrained()
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(5)
     good = torch.from_numpy(astronaut()[:256, 100:356]).permute(2, 0, 1).float() / 255
     blurred = blur(good, motion_kernel(generator)) + 0.01 * torch.randn(good.shape, generator=generator)
+    noisy = (good + 0.1 * torch.randn(good.shape, generator=generator)).clamp(0, 1)
     hazy = 0.5 * good + 0.45
-    output = pipe([blurred.clamp(0, 1), hazy, good])
-    assert output.chosen == ["deblur", "dehaze", "auto"]
+    output = pipe([blurred.clamp(0, 1), hazy, good, noisy])
+    assert output.chosen == ["deblur", "dehaze", "auto", "denoise"]
+    denoiser = RestorationPipeline.from_pretrained(task="denoise")
+    denoiser.set_progress_bar_config(disable=True)
+    torch.testing.assert_close(output.images[3], denoiser(noisy).images[0])
     assert psnr(output.images[0], good) > psnr(blurred, good) + 1.5
     assert psnr(output.images[1], good) > psnr(hazy, good) + 5
-    alone = RestorationPipeline.from_pretrained("adair-all-in-one", deblurrer=None, dehazer=None)
+    alone = RestorationPipeline.from_pretrained("adair-all-in-one", denoiser=None, deblurrer=None, dehazer=None)
     alone.set_progress_bar_config(disable=True)
-    assert alone.deblurrer is None and alone.dehazer is None
+    assert not any((alone.denoiser, alone.deblurrer, alone.dehazer))
     torch.testing.assert_close(output.images[2], alone(good).images[0])

@@ -8,7 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from pipelines import RestorationPipeline
-from pipelines.tone import Tone, as_night, reduced
+from pipelines.tone import PLAINLY, SLIGHT, Tone, as_exposed, reduced
 
 
 class Brighten(ModelMixin, ConfigMixin):
@@ -118,12 +118,13 @@ def test_the_night_stays_dark_unless_light_is_asked_for(task, lights, brightened
     assert change > 0.2 if brightened else abs(change) < 0.07
 
 
-def test_only_what_is_brightened_counts_as_night():
-    before = torch.full((3, 3, 8, 8), 0.3)
-    after = before + torch.tensor([0.1, -0.1, 0.1]).view(3, 1, 1, 1)
-    torch.testing.assert_close(
-        as_night(before, after, torch.tensor([0.01, 0.01, 0.0])), torch.stack([before[0], after[1], after[2]])
-    )
+def test_only_what_surely_lacks_light_is_brightened():
+    """In turns: the night, haze beside white, darkness, what would get a little brighter, and more than that."""
+    before = torch.full((5, 3, 8, 8), 0.3)
+    change = torch.tensor([0.2, -0.1, 0.2, SLIGHT, (SLIGHT + PLAINLY) / 2]).view(5, 1, 1, 1)
+    kept = torch.tensor([0, 1, 1, 0, 0.5]).view(5, 1, 1, 1)
+    made = as_exposed(before, before + change, torch.tensor([0.01, 0.01, 0.0, 0.0, 0.0]))
+    torch.testing.assert_close(made, before + kept * change)
 
 
 def test_progress_counts_tiles_alone():
