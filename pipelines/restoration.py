@@ -61,6 +61,9 @@ GAIN_BYTES_PER_PIXEL = 160  # maps of the gain at full size, before and after th
 CPU_BUDGET = 2 * 2**30  # larger tiles are not faster on a CPU, and leave less memory to others
 CPU_SHARE, CUDA_SHARE = 0.5, 0.8  # of the free memory
 SMALLEST_TILE = 64
+TONE_TASKS = ("dehaze", "lowlight")  # told one of them, a network that sees nothing to do looks closer
+SHARES = (1, 1.5, 2, 3)  # of the size at which it looks
+KEEP_TONE = ("denoise", "deblur")  # tasks with which a network that does others, too, must not change the tone
 FUSED_NETWORKS = 8  # settings of the dials whose networks are kept
 
 
@@ -92,7 +95,7 @@ class _Run:
     total: int
     bar: Any
     callback: Callable[[int, int], None] | None = None
-    automatic: bool = False  # nobody said what is wrong
+    task: str = ""  # what is wrong; "auto" if nobody said
     done: int = 0
     limit: float = field(default=math.inf)  # longest side of a tile that memory is known to bear
     kernels: list[np.ndarray] | None = None  # None if they are not asked for
@@ -316,7 +319,7 @@ class RestorationPipeline(DiffusionPipeline):
             total = sum(len(grid) for *_, grid in groups)
             results = []
             with self.progress_bar(total=total) as bar:
-                run = _Run(network, float(strength), overlap, total, bar, automatic=task == "auto")
+                run = _Run(network, float(strength), overlap, total, bar, task=task)
                 run.kernels = [] if return_kernel else None
                 if (report := callback_on_tile_end) is not None:
                     run.callback = lambda done, total: report(self, done, total)
@@ -393,20 +396,28 @@ class RestorationPipeline(DiffusionPipeline):
         if run.strength == 0 or not getattr(self.model, "global_statistics", False):
             return None
         height, width = works[0].source.shape[:2]
-        factor = math.ceil(max(height / grid.rows.length, width / grid.columns.length))
-        if side := self.model.config.get("scene_side", 0):
-            factor = max(factor, round(max(height, width) / side))
-        if factor == 1:
+        least = math.ceil(max(height / grid.rows.length, width / grid.columns.length))
+        side = self.model.config.get("scene_side", 0)
+        factors = [max(least, round(max(height, width) / (side * share))) if side else least for share in SHARES]
+        if factors[0] == 1:
             return None
+        first = self._tone_at(works, factors[0], run)
+        closer = (self._tone_at(works, factor, run) for factor in factors[1:] if run.task in TONE_TASKS)
+        return first if first.plain else next((tone for tone in closer if tone.plain), first)
+
+    def _tone_at(self, works: list[Work], factor: int, run: _Run) -> Tone:
+        """The same, at a size that is reduced by a factor."""
+        height, width = works[0].source.shape[:2]
 
         def read(top: int, rows: int) -> Tensor:
             return torch.stack([work.read(top, 0, rows, width) for work in works])
 
         before, white = surveyed(read, height, factor)
         after = self._restore_aside(before, run)
-        if run.automatic and "lowlight" in self.tasks:
+        if run.task == "auto" and "lowlight" in self.tasks:
             after = as_exposed(before, after, white)
-        return Tone(before, after, factor, run.strength, always=self.model.config.get("map_blur", 0) > 0)
+        strength = 0.0 if run.task in KEEP_TONE else run.strength
+        return Tone(before, after, factor, strength, always=self.model.config.get("map_blur", 0) > 0)
 
     def _restore_aside(self, image: Tensor, run: _Run) -> Tensor:
         """Restore an image that is no part of the result, wholly and without progress: (B, 3, h, w) to the same."""

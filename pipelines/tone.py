@@ -91,6 +91,11 @@ class Tone:
         self.change = self.change * strength
         self.cell = cells * factor
 
+    @property
+    def plain(self) -> bool:
+        """Whether the tone of every image surely changes."""
+        return bool((self.weight == 1).all())
+
     def lead(self, before: Tensor, after: Tensor, top: int, left: int) -> Tensor:
         """Add to a restored tile what its change lacks of the image's on the large scale; take a mistaken one back.
 

@@ -127,6 +127,32 @@ def test_only_what_surely_lacks_light_is_brightened():
     torch.testing.assert_close(made, before + kept * change)
 
 
+@pytest.mark.parametrize(("task", "brightened"), [("denoise", False), ("deblur", False), ("lowlight", True)])
+def test_a_task_that_is_told_decides_whether_the_tone_may_change(task, brightened):
+    image = ramp_with_detail() * 0.5
+    pipe = RestorationPipeline(Brighten(scene_side=80), tasks=["denoise", "deblur", "lowlight"])
+    pipe.set_progress_bar_config(disable=True)
+    made = pipe(image, task=task).images[0]
+    assert (made - image).mean() > 0.2 if brightened else np.abs((made - image).mean((1, 2))).max() < 0.01
+    if not brightened:
+        assert np.abs(made - image).max() > 0.005  # the detail is what the network made
+
+
+@pytest.mark.parametrize(("task", "brightened"), [("lowlight", True), ("auto", False)])
+def test_told_that_light_is_missing_it_looks_closer(task, brightened):
+    """The network brightens nothing that is smaller than 150 pixels, and the whole is first shown to it with 80."""
+
+    class Shy(Brighten):
+        def forward(self, image: Tensor) -> Tensor:
+            return image.clone() if max(image.shape[-2:]) < 150 else super().forward(image)
+
+    image = ramp_with_detail() * 0.5
+    pipe = RestorationPipeline(Shy(scene_side=80), tasks=["lowlight"])
+    pipe.set_progress_bar_config(disable=True)
+    change = (pipe(image, task=task, tile=0).images[0] - image).mean()
+    assert change > 0.2 if brightened else abs(change) < 0.01
+
+
 def test_progress_counts_tiles_alone():
     pipe = RestorationPipeline(Brighten(), tasks=["lowlight"])
     pipe.set_progress_bar_config(disable=True)
