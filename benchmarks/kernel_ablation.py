@@ -1,12 +1,12 @@
-"""DeepRFTv2 with and without its Fourier kernel estimators, trained for the same time, in the small.
+"""DeepRFTv2 with and without its Fourier kernel estimators, trained in the small.
 
     python -m benchmarks.kernel_ablation [--steps N] [--longer FACTOR] [--runs FOLDER]
 
-Both follow the recipe `deep-rft-deblur` with fewer blocks, on patches of 96 pixels. A step without estimators is
-faster, so the network without them takes FACTOR times as many; the seconds of either are printed. On the middles of the
-ten held-out photographs, blurred along random trajectories with 1 % noise: mean RGB PSNR in dB; and of the embedded
-model, before and after its last kernel estimator. Writes benchmarks/results/kernel_ablation.json and
-docs/images/kernel_ablation.jpg. An interrupted run goes on.
+All follow the recipe `deep-rft-deblur` with fewer blocks, on patches of 96 pixels. A step without estimators is faster,
+so there are two networks without them, one with as many steps and one with FACTOR times as many; the seconds of each
+are printed. On the middles of the ten held-out photographs, blurred along random trajectories with 1 % noise: mean RGB
+PSNR in dB; and of the embedded model, before and after its last kernel estimator. Writes
+benchmarks/results/kernel_ablation.json and docs/images/kernel_ablation.jpg. An interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -77,9 +77,11 @@ def main() -> None:
     before = sum(psnr(degraded, clean) for clean, degraded in pairs) / len(pairs)
     rows: list[dict[str, Any]] = [{"network": "input", "psnr": round(before, 3)}]
     pictures = [to_array(middle(image, SHOWN)) for image in reversed(pairs[0])]
-    for estimates, steps in ((False, round(options.steps * options.longer)), (True, options.steps)):
-        name = "with estimators" if estimates else "without"
-        model, seconds = trained(estimates, steps, options.runs / name.replace(" ", "-"))
+    longer = round(options.steps * options.longer)
+    for name, steps in (("without", options.steps), ("without, longer", longer), ("with estimators", options.steps)):
+        model, seconds = trained(
+            name.startswith("with "), steps, options.runs / name.replace(", ", "-").replace(" ", "-")
+        )
         parameters = sum(parameter.numel() for parameter in model.parameters())
         value, outputs = measure(model, pairs)
         rows.append(
