@@ -398,11 +398,12 @@ class RestorationPipeline(DiffusionPipeline):
         height, width = works[0].source.shape[:2]
         least = math.ceil(max(height / grid.rows.length, width / grid.columns.length))
         side = self.model.config.get("scene_side", 0)
-        factors = [max(least, round(max(height, width) / (side * share))) if side else least for share in SHARES]
-        if factors[0] == 1:
+        wanted = [max(least, round(max(height, width) / (side * share))) if side else least for share in SHARES]
+        factor, *others = dict.fromkeys(wanted)
+        if factor == 1:
             return None
-        first = self._tone_at(works, factors[0], run)
-        closer = (self._tone_at(works, factor, run) for factor in factors[1:] if run.task in TONE_TASKS)
+        first = self._tone_at(works, factor, run)
+        closer = (self._tone_at(works, other, run) for other in others if run.task in TONE_TASKS)
         return first if first.plain else next((tone for tone in closer if tone.plain), first)
 
     def _tone_at(self, works: list[Work], factor: int, run: _Run) -> Tone:
