@@ -32,9 +32,9 @@ hazy and nothing else to the network made for that, and everything else to `adai
 
 What falls short: the all-in-one model alone removes hardly any motion blur; `deep-rft-deblur` removes a part of the
 blur; `dea-net-haze` raises the contrast of a clear photograph a little. A photograph that lacks light is
-brightened only if it is asked for (`--task lowlight`) where there are white lights in it or it would get only a little
-brighter. The networks were trained for three to ten hours on one processor core, the first two also for eight minutes
-on a third of a GPU; the recipes can be run longer.
+brightened only if it is asked for (`--task lowlight`) where there are white lights in it, it is not dark as a whole, or
+it would get only a little brighter. The networks were trained for three to ten hours on one processor core, the first
+two also for eight minutes on a third of a GPU; the recipes can be run longer.
 """
 
 LARGE = """

@@ -24,6 +24,7 @@ BLUR = 2.0  # standard deviation in cells
 FAINT, PLAIN = 0.03, 0.08  # root mean square of a change that is no tone's yet, and of one that surely is
 WHITE = 0.97  # of the brightest channel: lights that are as bright as they can be
 SLIGHT, PLAINLY = 0.08, 0.14  # by which the mean is brightened: as likely a mistake, and surely for want of light
+DIM, LIT = 0.3, 0.4  # mean of a photograph that may lack light, and of one that has enough
 DARK, NIGHT = 0.0003, 0.001  # share of white pixels in a photograph that may lack light, and in one of the night
 DETAIL, LARGE = 1.0, 2.0  # what a tile misses of the tone over its change of detail: no mistake yet, surely one
 
@@ -58,8 +59,8 @@ def surveyed(read: Callable[[int, int], Tensor], height: int, factor: int) -> tu
 def as_exposed(before: Tensor, after: Tensor, white: Tensor) -> Tensor:
     """A restoration that brightens only what surely lacks light.
 
-    The night stays dark, for what is dark though its lights are white was not exposed too little; and what would get
-    only a little brighter stays as it is.
+    The night stays dark, for what is dark though its lights are white was not exposed too little; and what is bright
+    enough, or would get only a little brighter, stays as it is.
 
     Args:
         before, after: images and their restorations, (B, 3, h, w); those that are not brightened stay as they are.
@@ -67,7 +68,9 @@ def as_exposed(before: Tensor, after: Tensor, white: Tensor) -> Tensor:
     """
     brighter = (after - before).mean((1, 2, 3))
     night = ((white - DARK) / (NIGHT - DARK)).clamp(0, 1)
-    share = torch.maximum(night, ((PLAINLY - brighter) / (PLAINLY - SLIGHT)).clamp(0, 1)) * (brighter > 0)
+    slight = ((PLAINLY - brighter) / (PLAINLY - SLIGHT)).clamp(0, 1)
+    lit = ((before.mean((1, 2, 3)) - DIM) / (LIT - DIM)).clamp(0, 1)
+    share = torch.stack([night, slight, lit]).amax(0) * (brighter > 0)
     return torch.lerp(after, before, share.view(-1, 1, 1, 1).to(after.dtype))
 
 

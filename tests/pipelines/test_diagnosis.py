@@ -92,13 +92,13 @@ def test_haze_is_where_both_see_a_veil_and_no_detail_is_removed(first, second, e
 def test_noise_is_where_both_make_the_same(grain, first, tone, hazy, expected):
     """The window is of full size, the whole is reduced to fewer pixels; only that changes its tone."""
     generator = torch.Generator().manual_seed(0)
-    image = 0.5 + grain / 255 * torch.randn((300, 500, 3), generator=generator)
+    image = 0.25 + grain / 255 * torch.randn((300, 500, 3), generator=generator)
 
     def ask(difference: float, change: float):
         def restore(x: Tensor) -> Tensor:
             if x.shape[-1] < 200:
                 return x + change
-            return torch.full_like(x, 0.5) + difference / 255 * torch.randn(x.shape, generator=generator)
+            return torch.full_like(x, 0.25) + difference / 255 * torch.randn(x.shape, generator=generator)
 
         return restore
 

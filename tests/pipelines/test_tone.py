@@ -34,7 +34,7 @@ def ramp_with_detail() -> np.ndarray:
 def restore(led: bool, tile: int) -> np.ndarray:
     pipe = RestorationPipeline(Brighten(led), tasks=["lowlight"])
     pipe.set_progress_bar_config(disable=True)
-    return pipe(ramp_with_detail(), tile=tile).images[0]
+    return pipe(ramp_with_detail(), task="lowlight", tile=tile).images[0]
 
 
 def test_tiles_come_near_to_the_image_in_one_piece():
@@ -55,7 +55,7 @@ def test_a_large_image_takes_its_tone_from_the_size_that_the_network_learned_on(
     for side, strength, share in ((0, 1.0, 0.0), (80, 1.0, 1.0), (80, 0.5, 0.5)):
         pipe = RestorationPipeline(Blind(scene_side=side), tasks=["lowlight"])
         pipe.set_progress_bar_config(disable=True)
-        got = pipe(image, tile=0, strength=strength).images[0]
+        got = pipe(image, task="lowlight", tile=0, strength=strength).images[0]
         assert abs((got - image).mean() - share * (restore(False, 0) - image).mean()) < 0.01
         assert abs(np.diff(got[96, 100:200, 0]).std() - np.diff(image[96, 100:200, 0]).std()) < 0.01  # detail is kept
 
@@ -119,11 +119,11 @@ def test_the_night_stays_dark_unless_light_is_asked_for(task, lights, brightened
 
 
 def test_only_what_surely_lacks_light_is_brightened():
-    """In turns: the night, haze beside white, darkness, what would get a little brighter, and more than that."""
-    before = torch.full((5, 3, 8, 8), 0.3)
-    change = torch.tensor([0.2, -0.1, 0.2, SLIGHT, (SLIGHT + PLAINLY) / 2]).view(5, 1, 1, 1)
-    kept = torch.tensor([0, 1, 1, 0, 0.5]).view(5, 1, 1, 1)
-    made = as_exposed(before, before + change, torch.tensor([0.01, 0.01, 0.0, 0.0, 0.0]))
+    """In turns: the night, haze beside white, darkness, what would get a little brighter, more than that, and light."""
+    before = torch.tensor([0.25, 0.5, 0.25, 0.25, 0.25, 0.45]).view(6, 1, 1, 1).expand(6, 3, 8, 8)
+    change = torch.tensor([0.2, -0.1, 0.2, SLIGHT, (SLIGHT + PLAINLY) / 2, 0.2]).view(6, 1, 1, 1)
+    kept = torch.tensor([0, 1, 1, 0, 0.5, 0]).view(6, 1, 1, 1)
+    made = as_exposed(before, before + change, torch.tensor([0.01, 0.01, 0.0, 0.0, 0.0, 0.0]))
     torch.testing.assert_close(made, before + kept * change)
 
 
