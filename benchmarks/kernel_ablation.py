@@ -78,10 +78,13 @@ def main() -> None:
     rows: list[dict[str, Any]] = [{"network": "input", "psnr": round(before, 3)}]
     pictures = [to_array(middle(image, SHOWN)) for image in reversed(pairs[0])]
     longer = round(options.steps * options.longer)
-    for name, steps in (("without", options.steps), ("without, longer", longer), ("with estimators", options.steps)):
-        model, seconds = trained(
-            name.startswith("with "), steps, options.runs / name.replace(", ", "-").replace(" ", "-")
-        )
+    networks = {
+        "without": (False, options.steps),
+        "without, longer": (False, longer),
+        "with estimators": (True, options.steps),
+    }
+    for name, (estimates, steps) in networks.items():
+        model, seconds = trained(estimates, steps, options.runs / name.replace(",", "").replace(" ", "-"))
         parameters = sum(parameter.numel() for parameter in model.parameters())
         value, outputs = measure(model, pairs)
         rows.append(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
-import psutil
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -29,6 +28,7 @@ from pipelines.dials import dial_names, dial_values
 from pipelines.errors import Interrupted
 from pipelines.images import OUTPUT_TYPES, Work, prepare, size_of
 from pipelines.loading import class_in, estimates_kernel, locate, pop_hub_options
+from pipelines.memory import bytes_per_pixel, class_name, free_memory, is_out_of_memory
 from pipelines.tiling import TileGrid, blend, cut_grid, pad_to
 from pipelines.tone import Tone, as_exposed, surveyed
 
@@ -45,21 +45,6 @@ MODELS: dict[str, type[ModelMixin]] = {
 # Task -> the component of a pipeline that does nothing else.
 SPECIALISTS = {"denoise": "denoiser", "deblur": "deblurrer", "dehaze": "dehazer"}
 
-# What a network needs in memory beside its weights: full-resolution feature maps of its first width that are alive at
-# the peak, in the dtype of the network and in float32 (Fourier transforms). Measured as peak RSS on tiles of 512x512:
-# AdaIR 31 to 36 maps (float32), 40 to 52 (bfloat16); DEANet 5 to 8. On tiles of 384x384: DeepRFTv2 32 to 35 (float32),
-# 43 to 60 (bfloat16); NAFNet 11 to 13, tunable 10 to 14.
-LIVE_MAPS = {
-    "AdaIR": (32, 10),
-    "DEANet": (8, 0),
-    "DeepRFTv2": (12, 25),
-    "NAFNet": (15, 0),
-    "TunableNAFNet": (16, 0),
-}
-UNKNOWN_BYTES_PER_PIXEL = 8192
-GAIN_BYTES_PER_PIXEL = 160  # maps of the gain at full size, before and after they are shuffled and smoothed
-CPU_BUDGET = 2 * 2**30  # larger tiles are not faster on a CPU, and leave less memory to others
-CPU_SHARE, CUDA_SHARE = 0.5, 0.8  # of the free memory
 SMALLEST_TILE = 64
 TONE_TASKS = ("dehaze", "lowlight")  # told one of them, a network that sees nothing to do looks closer
 SHARES = (1, 1.5, 2, 3)  # of the size at which it looks
@@ -152,7 +137,7 @@ class RestorationPipeline(DiffusionPipeline):
     @property
     def tasks(self) -> tuple[str, ...]:
         """What the network does."""
-        tasks = self.config["tasks"] or weights.CLASS_TASKS.get(_class_name(self.model), weights.TASKS)
+        tasks = self.config["tasks"] or weights.CLASS_TASKS.get(class_name(self.model), weights.TASKS)
         return tuple(task for task in tasks if task != "auto")
 
     @property
@@ -163,7 +148,7 @@ class RestorationPipeline(DiffusionPipeline):
     @property
     def estimates_kernel(self) -> bool:
         """Whether the network can return the blur kernels that it estimates."""
-        return estimates_kernel(_class_name(self.model), self.model.config)
+        return estimates_kernel(class_name(self.model), self.model.config)
 
     @property
     def _specialists(self) -> dict[str, RestorationPipeline]:
@@ -212,8 +197,8 @@ class RestorationPipeline(DiffusionPipeline):
             pipe = cls(model_class.from_pretrained(str(path), torch_dtype=dtype, **kwargs), tasks, **parts)
         elif path.is_file():
             model = weights.load_official(path)
-            if _class_name(model) not in MODELS:
-                raise ValueError(f"{path} holds {_class_name(model)}, which is not a restoration network.")
+            if class_name(model) not in MODELS:
+                raise ValueError(f"{path} holds {class_name(model)}, which is not a restoration network.")
             if isinstance(model, DEANet):
                 model.merge()
             pipe = cls(model if dtype == torch.float32 else model.to(dtype), tasks)
@@ -229,7 +214,7 @@ class RestorationPipeline(DiffusionPipeline):
         if task not in weights.TASKS:
             raise ValueError(f"There is no task {task!r}; choose one of {', '.join(weights.TASKS)}.")
         if task != "auto" and task not in self.tasks:
-            raise ValueError(f"This {_class_name(self.model)} is for {', '.join(self.tasks)}, not for {task}.")
+            raise ValueError(f"This {class_name(self.model)} is for {', '.join(self.tasks)}, not for {task}.")
 
     def interrupt(self) -> None:
         """Stop the running call, which raises `Interrupted` after the present tile. May come from another thread."""
@@ -305,7 +290,7 @@ class RestorationPipeline(DiffusionPipeline):
         self.check_task(task)
         _check_arguments(strength, tile, overlap, batch_size, output_type)
         if return_kernel and not self.estimates_kernel:
-            raise ValueError(f"This {_class_name(self.model)} estimates no kernel: leave out return_kernel.")
+            raise ValueError(f"This {class_name(self.model)} estimates no kernel: leave out return_kernel.")
         network = self._at(dial_values(self.dials, dials, extrapolate))
         images = list(image) if _is_batch(image) or isinstance(image, list | tuple) else [image]
         sizes = [size_of(one) for one in images]
@@ -522,37 +507,6 @@ def embedded_specialists(dtype: torch.dtype) -> dict[str, ModelMixin]:
         for part, name in names.items()
         if name != weights.default_model("auto")
     }
-
-
-def bytes_per_pixel(model: Any) -> int:
-    """Memory that a network needs for each pixel of a tile beside its weights; an estimate, see `LIVE_MAPS`."""
-    if _class_name(model) not in LIVE_MAPS:
-        return UNKNOWN_BYTES_PER_PIXEL
-    own, single = LIVE_MAPS[_class_name(model)]
-    width = next(value for name in ("dim", "base_dim", "width") if (value := getattr(model.config, name, None)))
-    stem = getattr(model.config, "stem", 1)
-    maps = GAIN_BYTES_PER_PIXEL if getattr(model, "gain", False) else 0
-    return width * (own * model.dtype.itemsize + single * 4) // stem**2 + maps + 64
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes that tiles may use on a device."""
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return CUDA_SHARE * (torch.cuda.mem_get_info(device)[0] + unused)
-    return min(CPU_SHARE * psutil.virtual_memory().available, CPU_BUDGET)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that an allocation failed, on the CPU or on a device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    words = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-
-
-def _class_name(model: Any) -> str:
-    return type(getattr(model, "_orig_mod", model)).__name__  # torch.compile wraps the module
 
 
 def _weights_state(model: Any) -> tuple[Any, ...]:

@@ -22,7 +22,7 @@ from genres.media.images import Metadata, Picture
 from genres.restoration.ada_ir import AdaIR
 from genres.restoration.dea_net import DEANet
 from pipelines import Interrupted, RestorationPipeline, RestorationPipelineOutput
-from pipelines.restoration import bytes_per_pixel, is_out_of_memory
+from pipelines.memory import bytes_per_pixel, is_out_of_memory
 from pipelines.tiling import cut
 
 ROOT = Path(__file__).parents[2]

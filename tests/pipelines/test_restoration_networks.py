@@ -9,7 +9,8 @@ from genres.restoration.deep_rft import DeepRFTv2
 from genres.restoration.naf_net import NAFNet
 from genres.restoration.tunable import TunableNAFNet
 from pipelines import RestorationPipeline
-from pipelines.restoration import LIVE_MAPS, MODELS, bytes_per_pixel
+from pipelines.memory import LIVE_MAPS, bytes_per_pixel
+from pipelines.restoration import MODELS
 from pipelines.tiling import pad_to
 
 SMALL = {"width": 8, "encoder_blocks": (1, 1), "middle_blocks": 1, "decoder_blocks": (1, 1)}
