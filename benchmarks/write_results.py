@@ -27,14 +27,16 @@ with a radius of 3 pixels. For all 68 images of CBSD68 with noise of 15, 25 and 
 reports, for noise that is neither clipped nor rounded and of a strength that is told: BM3D in colour 33.52, 30.71 and
 27.38, FFDNet 33.87, 31.21 and 27.96.
 
-Every network is measured alone. "By itself" is the pipeline that is told nothing, which gives what is noisy, blurred or
-hazy and nothing else to the network made for that, and everything else to `adair-all-in-one`; how often is told below.
+Every network is measured alone. "By itself" is the pipeline that is told nothing, which gives what is noisy or blurred
+and nothing else to the network made for that, and what is only hazy to the dehazing one where that sees more haze;
+everything else is `adair-all-in-one`'s. How often is told below.
 
-What falls short: the all-in-one model alone removes hardly any motion blur; `deep-rft-deblur` removes a part of the
-blur; `dea-net-haze` raises the contrast of a clear photograph a little. A photograph that lacks light is
-brightened only if it is asked for (`--task lowlight`) where there are white lights in it, it is not dark as a whole, or
-it would get only a little brighter. The networks were trained for three to ten hours on one processor core, the first
-two also for eight minutes on a third of a GPU; the recipes can be run longer.
+What falls short: of blur a part is removed, strong blur less than faint; `dea-net-haze` raises the contrast of a clear
+photograph a little. A photograph that lacks light is brightened only if it is asked for (`--task lowlight`) where there
+are white lights in it, it is not dark as a whole, or it would get only a little brighter; a hazy one is cleared only if
+it is asked for (`--task dehaze`) where much of it is white, or it would get only a little darker. The networks were
+trained for three to ten hours on one processor core, the first two also for eight minutes on a third of a GPU, and the
+first then for nine minutes on half of one; the recipes can be run longer.
 """
 
 LARGE = """

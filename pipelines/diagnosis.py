@@ -4,10 +4,11 @@ The all-in-one network is asked about the window with the most detail, and about
 
 - Noise: the all-in-one and the denoising network, which does nothing else, make nearly the same of a noisy window,
   or the first leaves its coarse grain alone. What the first changes in rain, haze or darkness, the second leaves alone.
-- Blur: the all-in-one network hardly removes it, and the deblurring one leaves alone what is sharp. So where the first
-  does next to nothing and the second much, the photograph is blurred and nothing else.
-- Haze: all-in-one and dehazing network both make the whole darker. Where the first keeps about as much detail as the
-  second, which changes none, there is no noise or rain to remove, and the photograph is hazy and nothing else.
+- Blur: the deblurring network leaves alone what is sharp, and rain, haze and darkness too. So where it changes much and
+  brings out detail, and what the all-in-one network makes lies on the same way, the photograph is blurred and nothing
+  else; the first goes farther.
+- Haze: both all-in-one and dehazing network make the whole darker. Where the second does so by more, and the first
+  removes no noise or rain with it, the photograph is hazy and nothing else.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from genres.metrics import psnr
 from pipelines.images import Work
-from pipelines.tone import SLIGHT, as_exposed, surveyed
+from pipelines.tone import BRIGHT, HAZY, SLIGHT, as_exposed, surveyed
 
 FOUND = {
     "denoise": "It is noisy and nothing else, so the denoising network restored it.",
@@ -32,10 +34,9 @@ SMALL = 128  # pixels of the whole on its long side
 GRAIN = 3 / 255  # root mean square of what is noise, at least
 ALIKE, ALIKE_SHARE = 2 / 255, 0.1  # difference of two that remove noise: at most so much, and a share of the noise
 LEFT = 0.5  # what the all-in-one network changes over the noise, where it leaves coarse grain as it is
-UNTOUCHED = 33.0  # dB of a result to its input: noise of sigma 5, the most that the deblurring network knows, is above
-SHARP = 36.0  # dB: blur that can be seen is mostly below, sharp photographs are above
-VEIL = 0.05  # by which haze brightens the mean, at least
-HAZY = 0.078  # the same where there is noise, too, and the all-in-one network is easily mistaken
+COARSE, CRISPER = 3, 1.05  # pixels in whose means noise hardly shows; gain of their steps where blur is removed
+SHARP = 36.0  # dB of a deblurred window to what it was: for blur that can be seen mostly below, for sharp ones above
+VEIL = 0.04  # by which haze brightens the mean, at least
 KEPT = 0.65  # detail after the all-in-one network over that after the dehazing one: noise and rain are below
 
 
@@ -50,14 +51,12 @@ def diagnose(work: Work, ask: Mapping[str, Callable[[Tensor], Tensor]]) -> str:
     window = most_detailed(work)[None]
     restored = ask["auto"](window)
     if "denoise" in ask and _noisy(window, restored, ask["denoise"](window)):
-        return "auto" if _toned(work, ask) else "denoise"
-    if "deblur" in ask and psnr(restored, window) >= UNTOUCHED and psnr(ask["deblur"](restored), restored) < SHARP:
+        return "auto" if _toned(work, ask["auto"]) else "denoise"
+    if "deblur" in ask and _blurred(window, restored, ask["deblur"](window)):
         return "deblur"
-    if "dehaze" in ask:
-        whole, _ = _small(work)
-        veiled = all(_brighter(ask[task], whole) < -VEIL for task in ("auto", "dehaze"))
-        if veiled and _detail(restored[0]) > KEPT * _detail(ask["dehaze"](window)[0]):
-            return "dehaze"
+    if "dehaze" in ask and _veiled(work, ask["auto"], ask["dehaze"]):
+        kept = _detail(restored[0]) > KEPT * _detail(ask["dehaze"](window)[0])
+        return "dehaze" if kept else "auto"
     return "auto"
 
 
@@ -67,12 +66,32 @@ def _noisy(window: Tensor, restored: Tensor, denoised: Tensor) -> bool:
     return removed > GRAIN and (alike or _size(restored - window) < LEFT * removed)
 
 
-def _toned(work: Work, ask: Mapping[str, Callable[[Tensor], Tensor]]) -> bool:
+def _blurred(window: Tensor, restored: Tensor, deblurred: Tensor) -> bool:
+    same_way = _size(restored - deblurred) <= _size(window - deblurred)
+    before, after = (
+        _detail(F.avg_pool2d(x, COARSE, ceil_mode=True, count_include_pad=False)[0]) for x in (window, deblurred)
+    )
+    return same_way and psnr(deblurred, window) < SHARP and after >= CRISPER * before
+
+
+def _veiled(work: Work, restore: Callable[[Tensor], Tensor], dehaze: Callable[[Tensor], Tensor]) -> bool:
+    whole, white = _small(work)
+    first, second = (float((whole - network(whole)).mean()) for network in (restore, dehaze))
+    return first > VEIL and second > max(first, HAZY) and float(white) < BRIGHT
+
+
+def _toned(work: Work, restore: Callable[[Tensor], Tensor]) -> bool:
     """Whether there is darkness or haze to remove, beside noise."""
     whole, white = _small(work)
-    change = float((as_exposed(whole, ask["auto"](whole), white) - whole).mean())
-    hazy = change < -VEIL and ("dehaze" not in ask or _brighter(ask["dehaze"], whole) < -HAZY)
-    return hazy or change > SLIGHT
+    change = float((as_exposed(whole, restore(whole), white) - whole).mean())
+    return change < -VEIL or change > SLIGHT
+
+
+def _small(work: Work) -> tuple[Tensor, Tensor]:
+    """The whole image, (1, 3, h, w), and its share of white, (1,)."""
+    height, width = work.source.shape[:2]
+    factor = max(1, round(max(height, width) / SMALL))
+    return surveyed(lambda top, rows: work.read(top, 0, rows, width)[None], height, factor)
 
 
 def most_detailed(work: Work, side: int = SIDE) -> Tensor:
@@ -95,16 +114,5 @@ def _detail(window: Tensor) -> float:
     return float(torch.stack(steps).sum()) if steps else 0.0
 
 
-def _brighter(restore: Callable[[Tensor], Tensor], image: Tensor) -> float:
-    return float((restore(image) - image).mean())
-
-
 def _size(change: Tensor) -> float:
     return float(change.square().mean().sqrt())
-
-
-def _small(work: Work) -> tuple[Tensor, Tensor]:
-    """The whole image, (1, 3, h, w), and its share of white, (1,)."""
-    height, width = work.source.shape[:2]
-    factor = max(1, round(max(height, width) / SMALL))
-    return surveyed(lambda top, rows: work.read(top, 0, rows, width)[None], height, factor)

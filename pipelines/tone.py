@@ -24,8 +24,10 @@ BLUR = 2.0  # standard deviation in cells
 FAINT, PLAIN = 0.03, 0.08  # root mean square of a change that is no tone's yet, and of one that surely is
 WHITE = 0.97  # of the brightest channel: lights that are as bright as they can be
 SLIGHT, PLAINLY = 0.08, 0.14  # by which the mean is brightened: as likely a mistake, and surely for want of light
-DIM, LIT = 0.3, 0.4  # mean of a photograph that may lack light, and of one that has enough
+DIM, LIT = 0.23, 0.28  # mean of a photograph that may lack light, and of one that has enough
 DARK, NIGHT = 0.0003, 0.001  # share of white pixels in a photograph that may lack light, and in one of the night
+BRIGHT, BURNT = 0.08, 0.2  # the same in a photograph that may be hazy, and in one before a white ground or sky
+PALE, HAZY = 0.06, 0.08  # by which the mean is darkened: as likely a mistake, and surely for haze
 DETAIL, LARGE = 1.0, 2.0  # what a tile misses of the tone over its change of detail: no mistake yet, surely one
 
 
@@ -57,20 +59,23 @@ def surveyed(read: Callable[[int, int], Tensor], height: int, factor: int) -> tu
 
 
 def as_exposed(before: Tensor, after: Tensor, white: Tensor) -> Tensor:
-    """A restoration that brightens only what surely lacks light.
+    """A restoration that brightens only what surely lacks light, and darkens only what surely is hazy.
 
     The night stays dark, for what is dark though its lights are white was not exposed too little; and what is bright
-    enough, or would get only a little brighter, stays as it is.
+    enough, or would get only a little brighter, stays as it is. So does what would get only a little darker, and what
+    is burnt out in large parts, for haze leaves hardly anything as bright as can be.
 
     Args:
-        before, after: images and their restorations, (B, 3, h, w); those that are not brightened stay as they are.
+        before, after: images and their restorations, (B, 3, h, w).
         white: (B,), share of white pixels in each.
     """
     brighter = (after - before).mean((1, 2, 3))
     night = ((white - DARK) / (NIGHT - DARK)).clamp(0, 1)
     slight = ((PLAINLY - brighter) / (PLAINLY - SLIGHT)).clamp(0, 1)
     lit = ((before.mean((1, 2, 3)) - DIM) / (LIT - DIM)).clamp(0, 1)
-    share = torch.stack([night, slight, lit]).amax(0) * (brighter > 0)
+    burnt = ((white - BRIGHT) / (BURNT - BRIGHT)).clamp(0, 1)
+    pale = ((HAZY + brighter) / (HAZY - PALE)).clamp(0, 1)
+    share = torch.where(brighter > 0, torch.stack([night, slight, lit]).amax(0), torch.maximum(burnt, pale))
     return torch.lerp(after, before, share.view(-1, 1, 1, 1).to(after.dtype))
 
 

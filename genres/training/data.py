@@ -20,6 +20,7 @@ from genres.restoration.degradations import DEGRADATIONS
 # nature: beside those tasks, all untouched patches are such windows, and a share of the noisy, rainy and blurred ones.
 SCENE_TASKS = ("dehaze", "lowlight")
 SCENE_SHARE = 0.5
+BURNT_SHARE = 0.2  # of the scenes: so bright that their lights are burnt out, which is neither haze nor a fault to undo
 BLUR_TASKS = ("deblur", "camera_blur", "shake_blur")
 MARGIN = 16  # pixels around a patch that blur may draw from
 
@@ -115,6 +116,8 @@ class DegradedPatches(Dataset):
         patch = level[top : top + window, left : left + window]
         if window > side:
             patch = cv2.resize(patch, (side, side), interpolation=cv2.INTER_AREA)
+        if scene and random.random() < BURNT_SHARE:
+            patch = np.minimum(np.rint(patch * random.uniform(1, 2)), 255).astype(np.uint8)
         patch = np.rot90(patch, int(random.integers(4))) if not scene else patch
         patch = patch[:, ::-1] if random.integers(2) else patch
         return torch.from_numpy(np.ascontiguousarray(patch)).permute(2, 0, 1).float() / 255

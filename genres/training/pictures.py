@@ -148,8 +148,8 @@ def load_pictures(source: str, size: int, labels: str = "group", styles: Sequenc
         source: "mnist", "emoji", or the path of a folder.
         size: side of the pictures in pixels.
         labels: for emoji, "group" (9 of them) or "subgroup" (97).
-        styles: for emoji, how they are drawn: "fluent" in three dimensions, "noto" and "twemoji" flat. Of several, each
-            has labels of its own, such as "food fruit (noto)".
+        styles: for emoji, how they are drawn: "fluent" in three dimensions, "noto" and "twemoji" flat. Those after the
+            first have labels of their own, such as "food fruit (noto)".
 
     Raises:
         ValueError: the source is none of these, or a folder holds no pictures.
@@ -209,7 +209,7 @@ def emoji(size: int, labels: str = "group", styles: Sequence[str] = ("fluent",))
     for code, style, _ in entries:
         group = named[code]["category"]
         label = group if labels == "group" else named[code]["subcategory"].replace("-", " ")
-        label = f"{label} ({style})" if len(styles) > 1 else label
+        label = label if style == styles[0] else f"{label} ({style})"
         group_of[label] = group
         label_of.append(label)
     names = list(group_of)

@@ -8,7 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from pipelines import RestorationPipeline
-from pipelines.tone import PLAINLY, SLIGHT, Tone, as_exposed, reduced
+from pipelines.tone import HAZY, PALE, PLAINLY, SLIGHT, Tone, as_exposed, reduced
 
 
 class Brighten(ModelMixin, ConfigMixin):
@@ -118,12 +118,16 @@ def test_the_night_stays_dark_unless_light_is_asked_for(task, lights, brightened
     assert change > 0.2 if brightened else abs(change) < 0.07
 
 
-def test_only_what_surely_lacks_light_is_brightened():
-    """In turns: the night, haze beside white, darkness, what would get a little brighter, more than that, and light."""
-    before = torch.tensor([0.25, 0.5, 0.25, 0.25, 0.25, 0.45]).view(6, 1, 1, 1).expand(6, 3, 8, 8)
-    change = torch.tensor([0.2, -0.1, 0.2, SLIGHT, (SLIGHT + PLAINLY) / 2, 0.2]).view(6, 1, 1, 1)
-    kept = torch.tensor([0, 1, 1, 0, 0.5, 0]).view(6, 1, 1, 1)
-    made = as_exposed(before, before + change, torch.tensor([0.01, 0.01, 0.0, 0.0, 0.0, 0.0]))
+def test_only_what_surely_lacks_light_is_brightened_and_only_what_may_be_hazy_darkened():
+    """Pairs are the mean and its change. In turns: the night, haze beside white, darkness, what would get a little
+    brighter, more than that, light, before a white ground something that looks hazy, and what would get a little
+    darker, and more than that."""
+    rows = [(0.2, 0.2), (0.5, -0.1), (0.2, 0.2), (0.2, SLIGHT), (0.2, (SLIGHT + PLAINLY) / 2), (0.3, 0.2)]
+    rows += [(0.5, -0.1), (0.5, -PALE), (0.5, -(PALE + HAZY) / 2)]
+    before, change = (torch.tensor(values).view(9, 1, 1, 1) for values in zip(*rows, strict=True))
+    before = before.expand(9, 3, 8, 8)
+    kept = torch.tensor([0, 1, 1, 0, 0.5, 0, 0, 0, 0.5]).view(9, 1, 1, 1)
+    made = as_exposed(before, before + change, torch.tensor([0.01, 0.01, 0, 0, 0, 0, 0.3, 0, 0]))
     torch.testing.assert_close(made, before + kept * change)
 
 

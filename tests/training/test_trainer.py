@@ -201,6 +201,19 @@ def test_beside_haze_and_darkness_untouched_patches_show_scenes_too():
     assert shown({"denoise": 1.0}) < 0.34 and shown({"denoise": 1.0, "dehaze": never}) > 0.7
 
 
+def test_some_scenes_are_burnt_out_and_details_are_not():
+    """A grey of 0.7 becomes white at a gain of 1.43."""
+    pyramids = [Pyramid([np.full((64, 64, 3), 0.7 * 255, np.uint8)])]
+
+    def brightness(tasks: dict[str, float]) -> np.ndarray:
+        patches = DegradedPatches(pyramids, tasks, 32, 0, 0, 200)
+        return np.array([patches[index][1].mean().item() for index in range(200)])
+
+    scenes, details = brightness({"clean": 1.0, "dehaze": 1e-9}), brightness({"denoise": 1.0})
+    assert 0.1 < (scenes > 0.71).mean() < 0.3 and scenes.max() == 1 and scenes.min() > 0.69
+    assert np.ptp(details) < 1e-6
+
+
 def test_parameters_lie_on_the_simplex_and_neighbours_share_them(photographs):
     pyramids = [load_pyramid(path) for path in sorted(photographs.iterdir())]
     patches = DegradedPatches(pyramids, {"denoise": 1.0}, 16, seed=3, first=4, count=200)
