@@ -1,11 +1,13 @@
 """How good the pictures of a generating model are: named as asked, near to the data, and how far from being copies.
 
     python -m benchmarks.generation_quality MODEL [--source mnist] [--samples 500] [--steps 50] [--guidance 2]
+        [--styles fluent noto twemoji]
 
-Labels take turns; sample i has seed i. A classifier that was trained on the training pictures (`picture_classifier`)
-names the samples, and its 128 features give the Frechet distance to the held-out pictures, beside that of the training
-pictures. Memorisation: for every sample the root mean square difference, in pixels of [0, 1], to the nearest training
-picture (or its mirror image where training used it), beside that of the held-out pictures. Prints the figures, writes
+The styles are those of emoji that the model has learned, in its order. Labels take turns; sample i has seed i. A
+classifier that was trained on the training pictures (`picture_classifier`) names the samples, and its 128 features
+give the Frechet distance to the held-out pictures, beside that of the training pictures. Memorisation: for every
+sample the root mean square difference, in pixels of [0, 1], to the nearest training picture (or its mirror image where
+training used it), beside that of the held-out pictures. Prints the figures, writes
 benchmarks/results/generation_quality_NAME.json, and docs/images/NAME-samples.png, where the nearest training picture
 stands below every sample.
 """
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from benchmarks import picture_classifier
 from benchmarks.report import write_result
-from genres.training.pictures import Pictures, load_pictures
+from genres.training.pictures import STYLES, Pictures, load_pictures
 from pipelines import DDTPipeline
 
 IMAGES = Path(__file__).parents[1] / "docs/images"
@@ -54,6 +56,11 @@ def nearest(pictures: Tensor, training: Pictures) -> tuple[Tensor, Tensor]:
     return least / 2 / pictures[0].numel() ** 0.5, data[place]
 
 
+def style_named(label: str, first: str) -> str:
+    """The style in the name of a label such as "food fruit (noto)"; the first style has none there."""
+    return label.partition(" (")[2].removesuffix(")") or first
+
+
 def sheet(samples: Tensor, neighbours: Tensor) -> Image.Image:
     """Samples in a row, below each its nearest training picture."""
 
@@ -79,11 +86,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--condition-steps", type=int)
+    parser.add_argument("--styles", nargs="+", default=["fluent"], choices=list(STYLES))
     options = parser.parse_args()
     pipe: Any = DDTPipeline.from_pretrained(options.model)
     pipe.set_progress_bar_config(disable=True)
     size = pipe.config["sample_size"]
-    pictures = load_pictures(options.source, size, picture_classifier.LABELS[options.source])
+    pictures = load_pictures(options.source, size, picture_classifier.LABELS[options.source], options.styles)
     training, held_out = pictures.training, pictures.part(pictures.held_out)
     group_of, groups = picture_classifier.classes(pictures)
     classifier = picture_classifier.load(options.source)
@@ -99,6 +107,7 @@ def main() -> None:
     _, real = picture_classifier.predict(classifier, picture_classifier.as_tensor(held_out))
     _, seen = picture_classifier.predict(classifier, picture_classifier.as_tensor(training))
     right = named == group_of[torch.tensor(labels)]
+    style_of = [style_named(pictures.names[label], options.styles[0]) for label in labels]
     distance, neighbours = nearest(samples, training)
     held_out_distance, _ = nearest(picture_classifier.as_tensor(held_out), training)
     result = {
@@ -114,6 +123,10 @@ def main() -> None:
             group: right[group_of[torch.tensor(labels)] == i].double().mean().item()
             for i, group in enumerate(groups)
             if (group_of[torch.tensor(labels)] == i).any()
+        },
+        "named as asked, by style": {
+            style: right[torch.tensor([other == style for other in style_of])].double().mean().item()
+            for style in dict.fromkeys(style_of if options.source == "emoji" else [])
         },
         "Frechet distance to held-out pictures": picture_classifier.frechet(features, real),
         "the same of the training pictures": picture_classifier.frechet(seen, real),
