@@ -391,8 +391,9 @@ def test_seams_are_not_steps(build, content):
         "photo": photo().astype(np.float32) / 255,
     }
     pipe = quiet(small_residual(build()))
-    whole = pipe(images[content], tile=0).images[0] - images[content]
-    tiled = pipe(images[content], tile=96).images[0] - images[content]
+    task = "derain" if "derain" in pipe.tasks else "auto"  # told nothing, it may take its small change of tone back
+    whole = pipe(images[content], tile=0, task=task).images[0] - images[content]
+    tiled = pipe(images[content], tile=96, task=task).images[0] - images[content]
     for axis in (0, 1):
         for step in seam_steps(tiled, whole, axis, overlap=32):
             assert step <= 1.05
@@ -403,8 +404,8 @@ def test_tiles_without_overlap_would_be_seen():
     y, x = np.mgrid[:256, :256].astype(np.float32) / 255
     image = np.stack([x, y, (x + y) / 2], 2)
     pipe = quiet(small_residual(tiny_adair()))
-    whole = pipe(image, tile=0).images[0] - image
-    beside = pipe(image, tile=96, overlap=0).images[0] - image
+    whole = pipe(image, tile=0, task="derain").images[0] - image
+    beside = pipe(image, tile=96, overlap=0, task="derain").images[0] - image
     assert min(seam_steps(beside, whole, 0, overlap=0)) > 1.15
 
 
