@@ -54,9 +54,8 @@ def diagnose(work: Work, ask: Mapping[str, Callable[[Tensor], Tensor]]) -> str:
         return "auto" if _toned(work, ask["auto"]) else "denoise"
     if "deblur" in ask and _blurred(window, restored, ask["deblur"](window)):
         return "deblur"
-    if "dehaze" in ask and _veiled(work, ask["auto"], ask["dehaze"]):
-        kept = _detail(restored[0]) > KEPT * _detail(ask["dehaze"](window)[0])
-        return "dehaze" if kept else "auto"
+    if "dehaze" in ask and _veiled(work, ask["auto"], ask["dehaze"]) and _kept(restored, ask["dehaze"](window)):
+        return "dehaze"
     return "auto"
 
 
@@ -78,6 +77,10 @@ def _veiled(work: Work, restore: Callable[[Tensor], Tensor], dehaze: Callable[[T
     whole, white = _small(work)
     first, second = (float((whole - network(whole)).mean()) for network in (restore, dehaze))
     return first > VEIL and second > max(first, HAZY) and float(white) < BRIGHT
+
+
+def _kept(restored: Tensor, dehazed: Tensor) -> bool:
+    return _detail(restored[0]) > KEPT * _detail(dehazed[0])
 
 
 def _toned(work: Work, restore: Callable[[Tensor], Tensor]) -> bool:

@@ -118,7 +118,7 @@ def test_the_night_stays_dark_unless_light_is_asked_for(task, lights, brightened
     assert change > 0.2 if brightened else abs(change) < 0.07
 
 
-def test_only_what_surely_lacks_light_is_brightened_and_only_what_may_be_hazy_darkened():
+def test_only_what_surely_lacks_light_is_brightened_and_only_what_surely_is_hazy_darkened():
     """Pairs are the mean and its change. In turns: the night, haze beside white, darkness, what would get a little
     brighter, more than that, light, before a white ground something that looks hazy, and what would get a little
     darker, and more than that."""
