@@ -25,9 +25,11 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from genres.layers.attention import bfloat16_products_pay, product_attention
 from genres.layers.feed_forward import SwiGLU
+from genres.layers.linear import Linear
 from genres.layers.modulation import gated_residual, modulate
-from genres.layers.norms import RMSNorm
+from genres.layers.norms import RMSNorm, rms_norm
 from genres.layers.rotary import Rotary2d, rotate
 
 EPS = 1e-6  # of every norm
@@ -66,18 +68,26 @@ class AttentionProcessor:
     _attention_backend = None
     _parallel_config = None
 
-    def __call__(self, attention: Attention, x: Tensor, rotary: RotaryTable) -> Tensor:
-        query, key, value = attention.qkv(x).unflatten(-1, (3, attention.heads, -1)).unbind(2)  # 3 x (B, N, heads, d)
-        query = rotate(attention.query_norm(query), rotary)
-        key = rotate(attention.key_norm(key), rotary)
-        mixed = dispatch_attention_fn(
-            query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
-        )  # (B, N, heads, d)
+    def __call__(self, attention: Attention, x: Tensor, rotary: RotaryTable, perturbed: bool = False) -> Tensor:
+        parts = attention.qkv(x).unflatten(-1, (3, attention.heads, -1))  # (B, N, 3, heads, d)
+        pairs, value = parts[:, :, :2], parts[:, :, 2]
+        if perturbed:
+            return attention.projection(value.flatten(2))
+        scales = torch.stack([attention.query_norm.weight, attention.key_norm.weight])[:, None]  # (2, 1, d)
+        query, key = rotate(rms_norm(pairs, scales, EPS), rotary).unbind(2)  # 2 x (B, N, heads, d)
+        if self._attention_backend is None and bfloat16_products_pay(query):
+            mixed = product_attention(query, key, value)  # (B, N, heads, d)
+        else:
+            mixed = dispatch_attention_fn(
+                query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
+            )  # (B, N, heads, d)
         return attention.projection(mixed.flatten(2))
 
 
 class Attention(nn.Module, AttentionModuleMixin):
     """Self-attention over tokens with normalised queries and keys and rotary positions.
+
+    When perturbed, every token attends to itself alone (arXiv 2403.17377, section 4.2).
 
     Shapes: (B, N, C), rotary table of N tokens -> (B, N, C).
     """
@@ -88,14 +98,14 @@ class Attention(nn.Module, AttentionModuleMixin):
     def __init__(self, channels: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(channels, channels * 3, bias=False)
+        self.qkv = Linear(channels, channels * 3, bias=False)
         self.query_norm = RMSNorm(channels // heads, EPS)
         self.key_norm = RMSNorm(channels // heads, EPS)
-        self.projection = nn.Linear(channels, channels)
+        self.projection = Linear(channels, channels)
         self.processor = AttentionProcessor()
 
-    def forward(self, x: Tensor, rotary: RotaryTable) -> Tensor:
-        return self.processor(self, x, rotary)
+    def forward(self, x: Tensor, rotary: RotaryTable, perturbed: bool = False) -> Tensor:
+        return self.processor(self, x, rotary, perturbed)
 
 
 class DDTBlock(nn.Module):
@@ -110,15 +120,22 @@ class DDTBlock(nn.Module):
         self.attention = Attention(channels, heads)
         self.norm2 = RMSNorm(channels, EPS)
         self.feed_forward = SwiGLU(channels, int(2 * (4 * channels) / 3))
-        self.modulation = nn.Linear(channels, channels * 6)
+        self.modulation = Linear(channels, channels * 6)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, condition: Tensor, rotary: RotaryTable, modulation: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        condition: Tensor,
+        rotary: RotaryTable,
+        modulation: Tensor | None = None,
+        perturbed: bool = False,
+    ) -> Tensor:
         if modulation is None:
             modulation = self.modulation(condition)  # (B, 1 or N, 6C)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)  # 6 x (B, 1 or N, C)
-        x = gated_residual(x, gate1, self.attention(modulate(self.norm1(x), shift1, scale1), rotary))
+        x = gated_residual(x, gate1, self.attention(modulate(self.norm1(x), shift1, scale1), rotary, perturbed))
         return gated_residual(x, gate2, self.feed_forward(modulate(self.norm2(x), shift2, scale2)))
 
 
@@ -144,18 +161,20 @@ class ConditionEncoder(nn.Module, CacheMixin):
     def __init__(self, patch_channels: int, channels: int, heads: int, num_blocks: int):
         super().__init__()
         self.gradient_checkpointing = False
-        self.embed = nn.Linear(patch_channels, channels)
+        self.embed = Linear(patch_channels, channels)
         self.blocks = nn.ModuleList([DDTBlock(channels, heads) for _ in range(num_blocks)])
         nn.init.xavier_uniform_(self.embed.weight)
         nn.init.zeros_(self.embed.bias)
 
-    def forward(self, patches: Tensor, time: Tensor, condition: Tensor, rotary: RotaryTable) -> Tensor:
+    def forward(
+        self, patches: Tensor, time: Tensor, condition: Tensor, rotary: RotaryTable, perturbed: Sequence[int] = ()
+    ) -> Tensor:
         s = self.embed(patches)  # (B, N, C)
-        for block in self.blocks:
+        for index, block in enumerate(self.blocks):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                s = self._gradient_checkpointing_func(block, s, condition, rotary)
+                s = self._gradient_checkpointing_func(block, s, condition, rotary, None, index in perturbed)
             else:
-                s = block(s, condition, rotary)
+                s = block(s, condition, rotary, None, index in perturbed)
         return silu(time + s)  # (B, N, C)
 
 
@@ -170,11 +189,11 @@ class VelocityDecoder(nn.Module, CacheMixin):
     def __init__(self, patch_channels: int, channels: int, heads: int, num_blocks: int):
         super().__init__()
         self.gradient_checkpointing = False
-        self.embed = nn.Linear(patch_channels, channels)
+        self.embed = Linear(patch_channels, channels)
         self.blocks = nn.ModuleList([DDTBlock(channels, heads) for _ in range(num_blocks)])
         self.norm = nn.LayerNorm(channels, EPS, elementwise_affine=False)
-        self.modulation = nn.Linear(channels, channels * 2)
-        self.output = nn.Linear(channels, patch_channels)
+        self.modulation = Linear(channels, channels * 2)
+        self.output = Linear(channels, patch_channels)
         nn.init.xavier_uniform_(self.embed.weight)
         nn.init.zeros_(self.embed.bias)
         for layer in (self.modulation, self.output):
@@ -312,6 +331,7 @@ class DDTTransformer(ModelMixin, ConfigMixin, CacheMixin):
         condition: Tensor | None = None,
         modulations: Sequence[Tensor] | None = None,
         return_modulations: bool = False,
+        perturbed_blocks: Sequence[int] = (),
         return_dict: bool = True,
     ) -> Any:
         """Velocity of flow matching at `sample = t * data + (1 - t) * noise`.
@@ -324,6 +344,8 @@ class DDTTransformer(ModelMixin, ConfigMixin, CacheMixin):
                 have no effect.
             modulations: of an earlier call with the same condition; spares the decoder a third of its work.
             return_modulations: whether to return them.
+            perturbed_blocks: blocks of the encoder in which every token attends to itself alone, for guidance by
+                perturbed attention.
 
         Returns: `DDTOutput`, or the tuple (velocity, condition) without `return_dict`.
 
@@ -339,7 +361,7 @@ class DDTTransformer(ModelMixin, ConfigMixin, CacheMixin):
         if condition is None:
             time = self.embed_time(torch.as_tensor(timestep, device=sample.device).expand(batch))  # (B, 1, hidden)
             given = silu(time + self.label_embedding(class_labels)[:, None])  # (B, 1, hidden)
-            condition = self.condition_encoder(patches, time, given, rotary)  # (B, N, hidden)
+            condition = self.condition_encoder(patches, time, given, rotary, perturbed_blocks)  # (B, N, hidden)
         elif condition.shape[:2] != patches.shape[:2]:
             raise ValueError(
                 f"A condition of {tuple(condition.shape[:2])} images and tokens does not fit a sample of "

@@ -1,4 +1,4 @@
-"""Sampling by flow matching with classifier-free guidance and shared self-conditions (arXiv 2504.05741, section 4.4).
+"""Sampling by flow matching with guidance and shared self-conditions (arXiv 2504.05741, section 4.4).
 
 The schedulers are diffusers'. They count noise: sigma = 1 - t with the paper's time t, and their model output is
 noise - data, the negative velocity; both are converted here. A scheduler's `shift` is the paper's time shift.
@@ -74,6 +74,8 @@ def flow_steps(
     class_labels: Tensor,
     guidance_scale: float = 1.0,
     guidance_interval: tuple[float, float] = (0.3, 1.0),
+    pag_scale: float = 0.0,
+    pag_blocks: Sequence[int] = (),
     recompute_steps: Sequence[int] | None = None,
     extrapolate: bool = False,
     both_halves: bool = False,
@@ -89,6 +91,9 @@ def flow_steps(
         class_labels: integers (B,).
         guidance_scale: of classifier-free guidance; v = v_null + scale * (v_label - v_null).
         guidance_interval: open interval of the paper's time in which it is applied.
+        pag_scale: of perturbed-attention guidance at all times (arXiv 2403.17377, equation 15): adds
+            scale * (v_label - v_perturbed).
+        pag_blocks: blocks of the encoder that are perturbed for it.
         recompute_steps: steps that compute the self-condition, ascending from 0; the others reuse the last one. None
             for all.
         extrapolate: the other steps continue the last two self-conditions linearly in time, where the paper's hold the
@@ -100,47 +105,34 @@ def flow_steps(
     """
     timesteps = scheduler.timesteps
     times = flow_times(scheduler)
-    dtype = getattr(model, "dtype", noise.dtype)
-    cached = getattr(model, "is_cache_enabled", False)
-    if cached:
+    if getattr(model, "is_cache_enabled", False):
         model._reset_stateful_cache()
     scales = [guidance_at(time, guidance_scale, guidance_interval) for time in times]
     starts = list(range(len(times)) if recompute_steps is None else recompute_steps)
     if not starts or starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= len(times):
         raise ValueError(f"Recompute steps ascend from 0 and stay below {len(times)}, unlike {starts}.")
     ends = dict(zip(starts, [*starts[1:], len(times)], strict=True))
+    null = torch.full_like(class_labels, model.null_label)
+    plain, perturbed = _Branch(model, extrapolate), _Branch(model, extrapolate, tuple(pag_blocks))
     sample = noise
-    shared: _Shared | None = None
-    earlier: _Shared | None = None
     for index, timestep in enumerate(timesteps):
         recompute = index in ends
         if recompute:
-            earlier, shared = shared if extrapolate else None, None
             end = ends[index]  # of the steps that use the condition of this one
             reused = extrapolate or end > index + 1
             if extrapolate:
                 end = ends.get(end, end)
             guided = both_halves or any(scale != 1 for scale in scales[index:end])
         doubled = guided and (recompute or both_halves or scales[index] != 1)
-        time = torch.full((len(sample),), times[index], dtype=torch.float32, device=sample.device)
-        null = torch.full_like(class_labels, model.null_label)
-        given = sample.to(dtype)
-        with model.cache_context("both halves" if doubled else "one half") if cached else nullcontext():
-            output = model(
-                torch.cat([given, given]) if doubled else given,  # (2B or B, C, H, W)
-                torch.cat([time, time]) if doubled else time,
-                torch.cat([null, class_labels]) if doubled else class_labels,
-                return_modulations=recompute and reused,
-                **({} if shared is None else _reuse(shared, earlier, times[index], len(time) * (1 + doubled))),
-            )
-        if recompute:
-            shared = _Shared(times[index], [output.condition, *(output.modulations or ())])
-        velocity = output.sample.to(sample.dtype)  # (2B or B, C, H, W)
-        if doubled:
-            unconditional, conditional = velocity.chunk(2)  # 2 x (B, C, H, W)
-            velocity = unconditional + scales[index] * (conditional - unconditional)
+        call = {"time": times[index], "recompute": recompute, "reused": reused}
+        labels = torch.cat([null, class_labels]) if doubled else class_labels
+        velocity, condition = plain(torch.cat([sample, sample]) if doubled else sample, labels, **call)
+        unconditional, conditional = velocity.chunk(2) if doubled else (velocity, velocity)  # 2 x (B, C, H, W)
+        velocity = unconditional + scales[index] * (conditional - unconditional) if doubled else conditional
+        if pag_scale:
+            velocity = velocity + pag_scale * (conditional - perturbed(sample, class_labels, **call)[0])
         sample = scheduler.step(-velocity, timestep, sample, return_dict=False)[0]
-        step = FlowStep(index, timestep, times[index], sample, output.condition, recompute)
+        step = FlowStep(index, timestep, times[index], sample, condition, recompute)
         yield step
         sample = step.sample
 
@@ -151,6 +143,37 @@ class _Shared:
 
     time: float
     tensors: list[Tensor]
+
+
+class _Branch:
+    """Calls of a model from step to step, which share self-conditions."""
+
+    def __init__(self, model: Any, extrapolate: bool, perturbed_blocks: tuple[int, ...] = ()):
+        self.model, self.extrapolate, self.perturbed_blocks = model, extrapolate, perturbed_blocks
+        self.shared: _Shared | None = None
+        self.earlier: _Shared | None = None
+
+    def __call__(
+        self, sample: Tensor, labels: Tensor, time: float, recompute: bool, reused: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Velocity and self-condition of samples (b, C, H, W)."""
+        if recompute:
+            self.earlier, self.shared = self.shared if self.extrapolate else None, None
+        context = nullcontext()
+        if getattr(self.model, "is_cache_enabled", False):
+            context = self.model.cache_context(f"{len(sample)} {'perturbed' if self.perturbed_blocks else 'plain'}")
+        with context:
+            output = self.model(
+                sample.to(getattr(self.model, "dtype", sample.dtype)),
+                torch.full((len(sample),), time, dtype=torch.float32, device=sample.device),
+                labels,
+                return_modulations=recompute and reused,
+                **({"perturbed_blocks": self.perturbed_blocks} if self.perturbed_blocks else {}),
+                **({} if self.shared is None else _reuse(self.shared, self.earlier, time, len(sample))),
+            )
+        if recompute:
+            self.shared = _Shared(time, [output.condition, *(output.modulations or ())])
+        return output.sample.to(sample.dtype), output.condition
 
 
 def _reuse(shared: _Shared, earlier: _Shared | None, time: float, count: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Attention across channels: the "transposed" attention of Restormer and its descendants."""
+"""Attention across channels, the "transposed" attention of Restormer and its descendants; and a way across tokens."""
 
 from __future__ import annotations
 
@@ -7,6 +7,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genres.layers.convolutions import PointwiseConv2d
+
+FEW_TOKENS = 1024  # whose attention weights are small enough to be written to memory
+
+
+def product_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Softmax attention across tokens as two matrix products: 3 x (B, N, heads, d) -> (B, N, heads, d)."""
+    batch, scale = len(query), query.shape[-1] ** -0.5
+    query, key, value = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))  # 3 x (B*heads, N, d)
+    scores = torch.baddbmm(query.new_empty(()), query, key.transpose(1, 2), beta=0, alpha=scale)  # (B*heads, N, N)
+    return torch.bmm(scores.softmax(-1), value).unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def bfloat16_products_pay(query: Tensor) -> bool:
+    """Whether `product_attention` beats PyTorch's kernel of a CPU, which is slower in bfloat16 than in float32.
+
+    Args:
+        query: (B, N, heads, d).
+    """
+    few = query.shape[1] <= FEW_TOKENS and not torch.is_grad_enabled()
+    return query.is_cpu and query.dtype == torch.bfloat16 and few
 
 
 def _tokens(x: Tensor) -> Tensor:

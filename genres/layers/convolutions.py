@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from genres.layers.linear import linear
 
 
 class PointwiseConv2d(nn.Conv2d):
@@ -23,4 +24,4 @@ class PointwiseConv2d(nn.Conv2d):
         if scale is not None:
             weight = weight * scale.flatten(1)
             bias = None if bias is None else bias * scale.flatten()
-        return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+        return linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)

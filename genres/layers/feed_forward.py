@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genres.layers.convolutions import PointwiseConv2d
+from genres.layers.linear import Linear, linear
 
 VECTOR = 16  # floats in the widest registers of a CPU
 
@@ -39,7 +40,7 @@ class GatedConvFeedForward(nn.Module):
         pixels = x.permute(0, 2, 3, 1)  # (B, H, W, C)
         gated = F.gelu(self._branch(pixels, 0)).mul_(self._branch(pixels, 1))  # (B, hidden + fill, H, W)
         weight = F.pad(self.project.weight.flatten(1), (0, self._fill))
-        return F.linear(gated.permute(0, 2, 3, 1), weight, self.project.bias).permute(0, 3, 1, 2)
+        return linear(gated.permute(0, 2, 3, 1), weight, self.project.bias).permute(0, 3, 1, 2)
 
     @property
     def _fill(self) -> int:
@@ -55,7 +56,7 @@ class GatedConvFeedForward(nn.Module):
         def bias(conv: nn.Conv2d) -> Tensor | None:
             return None if conv.bias is None else half(conv.bias)
 
-        expanded = F.linear(pixels, half(self.expand.weight.flatten(1)), bias(self.expand)).permute(0, 3, 1, 2)
+        expanded = linear(pixels, half(self.expand.weight.flatten(1)), bias(self.expand)).permute(0, 3, 1, 2)
         kernels = half(self.depthwise.weight)
         return F.conv2d(expanded, kernels, bias(self.depthwise), padding=1, groups=len(kernels))
 
@@ -72,9 +73,10 @@ class SwiGLU(nn.Module):
 
     def __init__(self, channels: int, hidden: int):
         super().__init__()
-        self.expand = nn.Linear(channels, hidden * 2, bias=False)  # the gate first, then the value
-        self.project = nn.Linear(hidden, channels, bias=False)
+        self.expand = Linear(channels, hidden * 2, bias=False)  # the gate first, then the value
+        self.project = Linear(hidden, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.expand(x).chunk(2, dim=-1)  # 2 x (..., hidden)
-        return self.project(F.silu(gate) * value)
+        gate = F.silu(gate)
+        return self.project(gate * value if torch.is_grad_enabled() else gate.mul_(value))

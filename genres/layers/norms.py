@@ -7,11 +7,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis; the weight broadcasts over the others.
+
+    In mixed precision the weight takes the type of the input, for which a GPU has a fused kernel; a CPU has none, and
+    reads x twice here instead of three times.
+    """
+    weight = weight.to(x.dtype)
+    if x.is_cpu and not torch.is_grad_enabled():
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)  # (.., 1)
+        return (x * torch.rsqrt(length.square() / x.shape[-1] + eps).to(x.dtype)).mul_(weight)
+    if weight.ndim == 1:
+        return F.rms_norm(x, x.shape[-1:], weight, eps)
+    return F.rms_norm(x, x.shape[-1:], None, eps) * weight
+
+
 class RMSNorm(nn.RMSNorm):
-    """As PyTorch's; in mixed precision the weight takes the type of the input, for which there is a fused kernel."""
+    """As PyTorch's, computed by `rms_norm`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        return rms_norm(x, self.weight, self.eps or 0)
 
 
 class LayerNorm2d(nn.Module):

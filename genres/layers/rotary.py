@@ -43,12 +43,14 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     when they are loaded; attention scores do not change, and here both halves are contiguous.
 
     Args:
-        x: queries or keys (B, N, heads, d).
+        x: queries or keys (B, N, heads, d), or several of them (B, N, k, heads, d).
         table: cosines and sines (N, d / 2).
     """
-    cosine, sine = (part[:, None] for part in table)  # (N, 1, d/2)
-    first, second = x.chunk(2, dim=-1)  # 2 x (B, N, heads, d/2)
-    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1).to(x.dtype)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    cosine, sine = (part.to(wide).unflatten(0, (-1, *[1] * (x.ndim - 3))) for part in table)  # (N, 1 .., d/2)
+    first, second = x.to(wide).chunk(2, dim=-1)  # 2 x (B, N, .., heads, d/2)
+    turned = (torch.addcmul(first * cosine, second, sine, value=-1), torch.addcmul(first * sine, second, cosine))
+    return torch.cat(turned, dim=-1).to(x.dtype)
 
 
 class Rotary2d(nn.Module):

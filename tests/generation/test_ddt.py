@@ -64,6 +64,24 @@ def test_with_a_condition_time_and_label_have_no_effect():
 
 
 @torch.inference_mode()
+def test_in_a_perturbed_block_tokens_do_not_see_each_other():
+    model = tiny()
+    sample, time, labels = inputs(1, 4, 8, 8)
+    changed = sample.clone()
+    changed[..., :2, :2] += 1  # one patch of 2x2, the first token
+    for blocks, alone in [((0, 1), True), ((0,), False), ((), False)]:
+        before, after = (
+            model(image, time, labels, perturbed_blocks=blocks).condition[0] for image in (sample, changed)
+        )
+        moved = (after - before).abs().amax(-1) > 1e-6  # by token
+        assert moved[0] and moved[1:].any() != alone
+    block = model.condition_encoder.blocks[0].attention
+    x, rotary = torch.randn(1, 16, 32), model.rotary(4, 4, sample.device)
+    weight, projection = block.qkv.weight[64:], block.projection
+    assert torch.allclose(block(x, rotary, perturbed=True), projection(x @ weight.T), atol=1e-6)
+
+
+@torch.inference_mode()
 def test_time_may_be_a_number_and_the_output_a_tuple():
     model = tiny()
     sample, _, labels = inputs(2, 4, 8, 8)

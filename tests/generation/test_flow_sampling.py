@@ -70,6 +70,31 @@ def test_guidance_of_one_is_the_conditional_velocity():
     assert [guidance_at(time, 2.0, (0.3, 1.0)) for time in (0.0, 0.3, 0.5, 1.0)] == [1.0, 1.0, 2.0, 1.0]
 
 
+def test_perturbed_attention_guidance_leads_away_from_the_perturbed_velocity():
+    model, scheduler = tiny(), euler(1, last_step=1.0)
+    torch.manual_seed(3)
+    noise, labels = torch.randn(2, 4, 8, 8), torch.tensor([1, 4])
+    arguments = {"guidance_scale": 3.0, "guidance_interval": (-1.0, 1.0), "pag_scale": 2.0, "pag_blocks": (1,)}
+    step = next(flow_steps(model, scheduler, noise, labels, **arguments))
+    null, plain = (model(noise, 0.0, given).sample for given in (torch.full_like(labels, 5), labels))
+    perturbed = model(noise, 0.0, labels, perturbed_blocks=(1,)).sample
+    expected = noise + null + 3 * (plain - null) + 2 * (plain - perturbed)  # one step, of length 1
+    assert torch.allclose(step.sample, expected, atol=1e-5)
+    assert not torch.allclose(plain, perturbed, atol=1e-2)
+
+
+@pytest.mark.parametrize("extrapolate", [False, True])
+def test_the_perturbed_branch_shares_conditions_of_its_own(extrapolate):
+    model = tiny()
+    arguments = {"guidance_scale": 3.0, "pag_scale": 1.0, "pag_blocks": (0,), "extrapolate": extrapolate}
+    unshared = draw(model, **{**arguments, "extrapolate": False})[-1].sample
+    assert torch.allclose(draw(model, **arguments, recompute_steps=range(6))[-1].sample, unshared, atol=1e-5)
+    counter = Counter(model)
+    shared = draw(counter, **arguments, recompute_steps=[0, 2, 4])[-1].sample
+    assert (shared - unshared).square().mean() < 0.1 * unshared.square().mean()
+    assert counter.decoded - counter.encoded >= 3 * 2 * 2  # three steps, two images, plain and perturbed
+
+
 def test_a_step_on_the_bound_of_the_interval_is_not_guided():
     counter = Counter(tiny())
     draw(counter, euler(10, last_step=0.1), guidance_scale=3.0, guidance_interval=(0.3, 0.7))  # times 0, .1, .. .9

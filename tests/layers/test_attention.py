@@ -1,10 +1,15 @@
-"""The fused channel attention equals its definition, in every precision and memory layout."""
+"""The fused channel attention equals its definition, in every precision and memory layout; so does that of tokens."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from genres.layers.attention import ChannelCrossAttention, ChannelSelfAttention
+from genres.layers.attention import (
+    ChannelCrossAttention,
+    ChannelSelfAttention,
+    bfloat16_products_pay,
+    product_attention,
+)
 from genres.layers.convolutions import PointwiseConv2d
 from genres.layers.norms import LayerNorm2d
 
@@ -86,3 +91,23 @@ def test_layer_norm(bias):
     weight = norm.weight[:, None, None]
     expected = ((x - mean) if bias else x) / torch.sqrt(variance + 1e-5) * weight
     assert torch.allclose(norm(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_across_tokens_as_products_equals_pytorch(dtype):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 9, 3, 8).to(dtype) for _ in range(3))
+    turned = [part.double().transpose(1, 2) for part in (query, key, value)]
+    expected = F.scaled_dot_product_attention(*turned).transpose(1, 2)
+    found = product_attention(query, key, value)
+    assert found.dtype == dtype
+    assert torch.allclose(found.double(), expected, atol=1e-5 if dtype == torch.float32 else 3e-2)
+
+
+def test_products_serve_bfloat16_without_gradients_on_a_cpu():
+    tokens = torch.zeros(1, 64, 1, 8, dtype=torch.bfloat16)
+    with torch.no_grad():
+        assert bfloat16_products_pay(tokens)
+        assert not bfloat16_products_pay(tokens.float())
+        assert not bfloat16_products_pay(tokens.expand(1, 64, 1, 8).repeat(1, 64, 1, 1))  # the weights would be large
+    assert not bfloat16_products_pay(tokens)

@@ -35,6 +35,11 @@ def test_half_precision_is_turned_in_float32():
     assert torch.equal(turned, rotate(x.bfloat16().float(), table).bfloat16())
 
 
+def test_queries_and_keys_may_be_turned_together():
+    x, table = torch.randn(2, 6, 2, 3, 8), rotary_table(2, 3, 8)
+    assert torch.equal(rotate(x, table), torch.stack([rotate(part, table) for part in x.unbind(2)], 2))
+
+
 def test_tables_are_kept_per_size_and_stay_out_of_the_state_dict():
     rotary = Rotary2d(8)
     cpu = torch.device("cpu")

@@ -175,6 +175,27 @@ def test_saved_and_loaded(pipe, tmp_path):
     assert torch.equal(draw(again, ["cat", "tree"], condition_steps=2), before)
 
 
+def test_guidance_is_the_pipelines_unless_a_call_says_otherwise(tmp_path):
+    plain = pixels()
+    ours = DDTPipeline(
+        plain.transformer, flow_scheduler(), id2label=NAMES, sample_size=8, guidance_scale=3.0, pag_scale=1.5
+    )
+    ours.save_pretrained(tmp_path)
+    ours = DDTPipeline.from_pretrained(tmp_path)
+    ours.set_progress_bar_config(disable=True)
+    said = draw(plain, guidance_scale=3.0, pag_scale=1.5)
+    assert torch.equal(draw(ours), said) and not torch.allclose(draw(plain), said, atol=1e-3)
+    assert torch.equal(draw(ours, guidance_scale=2.0, pag_scale=0.0), draw(plain))
+    for arguments, message in [({"pag_scale": -1.0}, "perturbed-attention"), ({"guidance_scale": -1.0}, "guidance")]:
+        with pytest.raises(ValueError, match=f"{message}.* must be 0 or more, not -1.0"):
+            draw(plain, **arguments)
+    assert draw(plain, pag_scale=1.0, condition_steps=3).isfinite().all() and len(plain.similarities) == 1
+    plain.calibrate(6, pag_scale=1.0)
+    assert len(plain.similarities) == 1
+    plain.calibrate(6)
+    assert len(plain.similarities) == 2
+
+
 def test_loaded_from_a_transformer_or_a_checkpoint(pipe, tmp_path):
     pipe.transformer.save_pretrained(tmp_path / "alone")
     alone = DDTPipeline.from_pretrained(tmp_path / "alone")
