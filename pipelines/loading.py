@@ -41,16 +41,35 @@ def stored_config(name: str | Path) -> dict[str, Any] | None:
 
     Returns: None where there is no such configuration here: checkpoint files, repositories of the Hub.
     """
+    files = (_folder(name) / "model" / "config.json", _folder(name) / "config.json")
+    return next((config for file in files if (config := _stored_object(file)) is not None), None)
+
+
+def stored_guidance(name: str | Path) -> tuple[float, float]:
+    """Scales of guidance, classifier-free and by perturbed attention, with which a pipeline of DDT is called.
+
+    Args:
+        name: of an embedded model, or the folder of a pipeline.
+
+    Returns: the paper's 2 and none where the pipeline says nothing, or is not here.
+    """
+    index = _stored_object(_folder(name) / "model_index.json") or {}
+    scales = index.get("guidance_scale"), index.get("pag_scale")
+    guidance, pag = (scale if isinstance(scale, int | float) else None for scale in scales)
+    return 2.0 if guidance is None else guidance, pag or 0.0
+
+
+def _folder(name: str | Path) -> Path:
     entry = weights.catalogue().get(str(name))
-    folder = entry.folder if entry is not None and entry.folder is not None else Path(name)
-    for file in (folder / "model" / "config.json", folder / "config.json"):
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(config, dict):
-            return config
-    return None
+    return entry.folder if entry is not None and entry.folder is not None else Path(name)
+
+
+def _stored_object(file: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def estimates_kernel(class_name: str | None, config: Mapping[str, Any]) -> bool:

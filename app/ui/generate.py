@@ -27,7 +27,7 @@ LOG = logging.getLogger(__name__)
 MOST_LABELS, MOST_OF_EACH = 8, 8
 TOGETHER = 16  # pictures that are made in one batch
 MOST_STEPS = 100
-MOST_GUIDANCE = 8.0
+MOST_GUIDANCE, MOST_PAG = 8.0, 4.0
 LARGEST_SEED = 2**31 - 1
 PREVIEW_SIDE = 96  # pixels of one picture in the preview, at least
 
@@ -57,6 +57,7 @@ class Settings:
     seed: int
     steps: int
     guidance: float
+    pag: float
     sharing: str
     condition_steps: int | None
 
@@ -77,6 +78,7 @@ class Settings:
             "condition_steps": self.condition_steps,
             "sharing": "none" if self.condition_steps is None else self.sharing,
             "guidance": self.guidance,
+            "pag": self.pag,
             "solver": "euler",
             "dtype": "float32",
         }
@@ -142,8 +144,23 @@ class GenerateTab(JobTab):
             self.dice = gr.Button("⚄ Dice", scale=1, min_width=100, elem_id="dice")
         with look.fold("More settings", "generate-more"):
             self.steps = gr.Slider(1, MOST_STEPS, 50, step=1, label="Steps", info="More are slower and finer.")
+            found = self._generator(first)
             self.guidance = gr.Slider(
-                1, MOST_GUIDANCE, 2, step=0.1, label="Guidance", info="How strictly the label is followed; 1 is free."
+                1,
+                MOST_GUIDANCE,
+                found.guidance if found else 2,
+                step=0.1,
+                label="Guidance",
+                info="How strictly the label is followed; 1 is free.",
+            )
+            self.pag = gr.Slider(
+                0,
+                MOST_PAG,
+                found.pag if found else 0,
+                step=0.1,
+                label="Wholeness",
+                info="Guidance by perturbed attention: makes shapes more whole, and is slower; 0 is none.",
+                elem_id="pag",
             )
             self.sharing = gr.Radio(
                 [(title, name) for name, title in SHARINGS.items()],
@@ -199,7 +216,9 @@ class GenerateTab(JobTab):
 
     def _wire(self, page: gr.Blocks) -> None:
         shared: list[Any] = [self.model, self.steps, self.sharing, self.condition_steps]
-        gr.on([page.load, self.model.input], self.fit_labels, self.model, self.labels, **QUICK)
+        gr.on(
+            [page.load, self.model.input], self.fit_model, self.model, [self.labels, self.guidance, self.pag], **QUICK
+        )
         gr.on([field.change for field in shared], self.speed_hint, shared, self.hint, **QUICK)
         self.dice.click(lambda: secrets.randbelow(LARGEST_SEED), None, self.seed, **QUICK)
         asked = [
@@ -209,6 +228,7 @@ class GenerateTab(JobTab):
             self.seed,
             self.steps,
             self.guidance,
+            self.pag,
             self.sharing,
             self.condition_steps,
         ]
@@ -229,10 +249,11 @@ class GenerateTab(JobTab):
         found = self._generator(model)
         return list(found.labels) if found else []
 
-    def fit_labels(self, model: str) -> gr.Dropdown:
-        """Offers the labels of the model."""
-        names = self._names(model)
-        return gr.Dropdown(choices=names, value=names[:1])
+    def fit_model(self, model: str) -> list[Any]:
+        """Offers the labels of the model, and proposes its guidance."""
+        names, found = self._names(model), self._generator(model)
+        labels = gr.Dropdown(choices=names, value=names[:1])
+        return [labels, found.guidance, found.pag] if found else [labels, gr.skip(), gr.skip()]
 
     def speed_hint(self, model: str, steps: float, sharing: str, condition_steps: float) -> str:
         """In plain words, what the sharing does to speed and quality."""
@@ -266,6 +287,7 @@ class GenerateTab(JobTab):
                 found.get("seed"),
                 found.get("steps"),
                 found.get("guidance"),
+                found.get("pag", 0),
                 found.get("sharing"),
                 found.get("condition_steps") or 1,
             )
@@ -278,6 +300,7 @@ class GenerateTab(JobTab):
             self.seed: settings.seed,
             self.steps: settings.steps,
             self.guidance: settings.guidance,
+            self.pag: settings.pag,
             self.sharing: settings.sharing,
             self.status: status_html(f"The settings were taken over from {source.name}."),
         }
@@ -285,7 +308,7 @@ class GenerateTab(JobTab):
 
     def _agree(self, *asked: Any) -> Settings:
         """The settings, once all of them make sense."""
-        model, labels, count, seed, steps, guidance, sharing, condition_steps = asked
+        model, labels, count, seed, steps, guidance, pag, sharing, condition_steps = asked
         if self._generator(model) is None:
             raise ValueError("The model is not here.")
         known = self._names(model)
@@ -296,14 +319,14 @@ class GenerateTab(JobTab):
         count = _whole("The number of pictures", count, 1, MOST_OF_EACH)
         seed = _whole("The seed", seed, 0, LARGEST_SEED)
         steps = _whole("The number of steps", steps, 1, MOST_STEPS)
-        if isinstance(guidance, bool) or not isinstance(guidance, int | float) or not 0 <= guidance <= MOST_GUIDANCE:
-            raise ValueError(f"The guidance must lie between 0 and {MOST_GUIDANCE:g}.")
+        guidance = _scale("The guidance", guidance, MOST_GUIDANCE)
+        pag = _scale("The wholeness", pag, MOST_PAG)
         if not isinstance(sharing, str) or sharing not in SHARINGS:
             raise ValueError("This way of saving work is not known here.")
         condition_steps = _whole("The number of steps that look anew", condition_steps, 1, MOST_STEPS)
         shared = None if sharing == "none" or condition_steps >= steps else condition_steps
         chosen = tuple(dict.fromkeys(labels))
-        return Settings(model, chosen, count, seed, steps, float(guidance), sharing, shared)
+        return Settings(model, chosen, count, seed, steps, guidance, pag, sharing, shared)
 
     def run(
         self,
@@ -313,6 +336,7 @@ class GenerateTab(JobTab):
         seed: int,
         steps: int,
         guidance: float,
+        pag: float,
         sharing: str,
         condition_steps: int,
         job: Job | None,
@@ -322,7 +346,7 @@ class GenerateTab(JobTab):
         if not job.claim():
             yield {self.status: gr.skip()}
             return
-        settings = self._settings(model, labels, count, seed, steps, guidance, sharing, condition_steps)
+        settings = self._settings(model, labels, count, seed, steps, guidance, pag, sharing, condition_steps)
         made: Made | None = None
         failures: list[str] = []
 
@@ -415,6 +439,7 @@ class GenerateTab(JobTab):
                         [label for label, _ in part],
                         num_inference_steps=settings.steps,
                         guidance_scale=settings.guidance,
+                        pag_scale=settings.pag,
                         condition_steps=settings.condition_steps,
                         sharing=None if settings.condition_steps is None else settings.sharing,
                         generator=[torch.Generator().manual_seed(seed) for _, seed in part],
@@ -442,10 +467,9 @@ class GenerateTab(JobTab):
         steps = f"{settings.steps} steps"
         if settings.condition_steps is not None:
             steps += f", {settings.condition_steps} of which look anew"
+        guidance = f"guidance {settings.guidance:g}" + f", wholeness {settings.pag:g}" * (settings.pag > 0)
         count = len(settings.wanted)
-        return " · ".join(
-            [f"{count} picture{'s' * (count > 1)}", steps, f"guidance {settings.guidance:g}", f"{seconds:.1f} s"]
-        )
+        return " · ".join([f"{count} picture{'s' * (count > 1)}", steps, guidance, f"{seconds:.1f} s"])
 
 
 def sheet(arrays: list[np.ndarray], columns: int, smallest: int = 1) -> np.ndarray:
@@ -470,3 +494,9 @@ def _whole(what: str, value: Any, least: int, most: int) -> int:
     if not least <= value <= most:
         raise ValueError(f"{what} must lie between {least} and {most}.")
     return int(value)
+
+
+def _scale(what: str, value: Any, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise ValueError(f"{what} must lie between 0 and {most:g}.")
+    return float(value)

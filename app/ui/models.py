@@ -35,11 +35,14 @@ class Generator(Model):
     Attributes:
         labels: the names that it knows.
         encoder_blocks, decoder_blocks: depth of its condition encoder and of its velocity decoder.
+        guidance, pag: scales of guidance, classifier-free and by perturbed attention, with which it is best called.
     """
 
     labels: tuple[str, ...] = ()
     encoder_blocks: int = 1
     decoder_blocks: int = 1
+    guidance: float = 2.0
+    pag: float = 0.0
 
     def speed_up(self, share: float) -> float:
         """How many times as fast it is if the encoder runs at this share of the steps, by the number of blocks."""
@@ -99,8 +102,11 @@ def embedded_models() -> dict[str, Model]:
 
 def _generator(title: str, tasks: tuple[str, ...], name: str, folder: Path) -> Generator:
     """What the page shows of a generating model before it is loaded."""
+    from pipelines.loading import stored_guidance
+
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
+    guidance, pag = stored_guidance(folder)
     return Generator(
         title,
         tasks,
@@ -108,6 +114,8 @@ def _generator(title: str, tasks: tuple[str, ...], name: str, folder: Path) -> G
         tuple(index["id2label"].values()),
         config["num_encoder_blocks"],
         config["num_decoder_blocks"],
+        guidance,
+        pag,
     )
 
 

@@ -124,13 +124,13 @@ def flow_steps(
                 end = ends.get(end, end)
             guided = both_halves or any(scale != 1 for scale in scales[index:end])
         doubled = guided and (recompute or both_halves or scales[index] != 1)
-        call = {"time": times[index], "recompute": recompute, "reused": reused}
+        call = times[index], recompute, reused
         labels = torch.cat([null, class_labels]) if doubled else class_labels
-        velocity, condition = plain(torch.cat([sample, sample]) if doubled else sample, labels, **call)
+        velocity, condition = plain(torch.cat([sample, sample]) if doubled else sample, labels, *call)
         unconditional, conditional = velocity.chunk(2) if doubled else (velocity, velocity)  # 2 x (B, C, H, W)
         velocity = unconditional + scales[index] * (conditional - unconditional) if doubled else conditional
         if pag_scale:
-            velocity = velocity + pag_scale * (conditional - perturbed(sample, class_labels, **call)[0])
+            velocity = velocity + pag_scale * (conditional - perturbed(sample, class_labels, *call)[0])
         sample = scheduler.step(-velocity, timestep, sample, return_dict=False)[0]
         step = FlowStep(index, timestep, times[index], sample, condition, recompute)
         yield step

@@ -1,6 +1,7 @@
 """``genres generate``: pictures by label and seed, resumption, settings inside, and what goes wrong."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -57,6 +58,21 @@ def test_the_same_command_finishes_a_batch(generate, tmp_path):
     other = generate("-l", "cat", "--guidance", 4)
     assert "other settings" in other.out.replace("\n", " ")
     assert generate("-l", "cat", "--overwrite", "--json").report["counts"]["ok"] == 2
+
+
+def test_guidance_is_as_the_model_says_unless_told(genres, model, tmp_path):
+    told = tmp_path / "model"
+    shutil.copytree(model, told)
+    index = json.loads((told / "model_index.json").read_text()) | {"guidance_scale": 3.5, "pag_scale": 1.5}
+    (told / "model_index.json").write_text(json.dumps(index))
+    common = ("generate", "-l", "cat", *OPTIONS)
+    assert genres(*common, "--model", told, "-o", tmp_path / "usual").code == 0
+    assert genres(*common, "--model", model, "-o", tmp_path / "said", "--guidance", 3.5, "--pag", 1.5).code == 0
+    assert genres(*common, "--model", told, "-o", tmp_path / "none", "--guidance", 3.5, "--pag", 0).code == 0
+    usual, said, none = (read_image(tmp_path / name / "cat-1.png").pixels for name in ("usual", "said", "none"))
+    assert np.array_equal(usual, said) and not np.array_equal(usual, none)
+    settings = read_settings(tmp_path / "usual/cat-1.png")
+    assert (settings["guidance"], settings["pag"]) == (3.5, 1.5)
 
 
 def test_the_batch_size_changes_nothing(generate, tmp_path):

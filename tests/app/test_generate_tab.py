@@ -25,9 +25,11 @@ CHOICES = {
     "seed": 3,
     "steps": 4,
     "guidance": 2.0,
+    "pag": 0.5,
     "sharing": "linear",
     "condition_steps": 2,
 }
+GUIDED = {"dots": 2.0, "other": 3.0}
 OUTPUTS = ("empty", "preview", "gallery", "facts", "download", "files", "status")
 
 
@@ -49,6 +51,7 @@ def test_pictures_are_what_the_pipeline_gives(client, site):
         ["cat", "cat", "tree", "tree"],
         num_inference_steps=4,
         condition_steps=2,
+        pag_scale=0.5,
         generator=[torch.Generator().manual_seed(seed) for seed in (3, 4, 3, 4)],
     ).images
     assert len(files) == 4
@@ -56,6 +59,7 @@ def test_pictures_are_what_the_pipeline_gives(client, site):
         np.testing.assert_array_equal(read_image(path).pixels, np.asarray(image))
         settings = read_settings(path)
         assert (settings["label"], settings["seed"], settings["condition_steps"]) == (label, seed, 2)
+        assert (settings["guidance"], settings["pag"]) == (2.0, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +72,7 @@ def test_pictures_are_what_the_pipeline_gives(client, site):
         ({"seed": -1}, "less than minimum value 0"),
         ({"steps": 1.5}, "whole number"),
         ({"guidance": 99}, "greater than maximum value 8"),
+        ({"pag": 5}, "greater than maximum value 4"),
     ],
 )
 def test_wrong_settings_are_one_sentence(client, choices, words):
@@ -87,6 +92,18 @@ def test_hints_say_what_sharing_does():
     assert "About 2.1 times" in tab.speed_hint("dots", 50, "dp", 17)
     assert "nearly the same" in tab.speed_hint("dots", 50, "dp", 17)
     assert "get worse" in tab.speed_hint("dots", 50, "uniform", 6)
+
+
+def test_a_model_proposes_its_labels_and_its_guidance():
+    models = {
+        name: Generator(name, ("generate",), object, (name,), guidance=g, pag=g / 2) for name, g in GUIDED.items()
+    }
+    page = app.ui.build(models=models)
+    with page:
+        tab = GenerateTab(Shelf(models), page)
+    assert (tab.guidance.value, tab.pag.value) == (2.0, 1.0)
+    labels, *scales = tab.fit_model("other")
+    assert labels.value == ["other"] and scales == [3.0, 1.5]
 
 
 def test_sheets():
