@@ -89,9 +89,12 @@ def share_memory_between_threads() -> None:
         glibc.mallopt(ARENA_MAX, 1)
 
 
-def computes_bfloat16() -> bool:
-    """Whether there is a GPU, or a processor with instructions for bfloat16; others emulate it ten times as slowly."""
-    if torch.accelerator.is_available():
-        return True
+def processor_computes_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16; others emulate it ten times as slowly."""
     known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, bool)() for name in known)
+
+
+def computes_bfloat16() -> bool:
+    """Whether there is a GPU, or a processor with instructions for bfloat16."""
+    return torch.accelerator.is_available() or processor_computes_bfloat16()

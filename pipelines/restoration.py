@@ -463,7 +463,7 @@ class RestorationPipeline(DiffusionPipeline):
     def _network(self, tile: Tensor, run: _Run, kernel: bool) -> Tensor:
         # Weights that an offloading hook moves inside inference mode could not be used outside of it again.
         with torch.inference_mode(not self._offloaded):
-            image = tile.to(self._execution_device, self.dtype).contiguous(memory_format=torch.channels_last)
+            image = tile.to(self._execution_device).contiguous(memory_format=torch.channels_last)
             if kernel:
                 output, kernels = run.network(image, return_kernel=True)
                 # (n B, C, h, w), n tiles of the network's own: a flat one tells nothing, all of them together do

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from genres.runtime import computes_bfloat16, fast_inference
+from genres.runtime import computes_bfloat16, fast_inference, processor_computes_bfloat16
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -45,6 +45,6 @@ def test_bfloat16_needs_a_gpu_or_instructions_of_the_processor(monkeypatch, has)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has, raising=False)
-    assert computes_bfloat16() == has
+    assert computes_bfloat16() == has == processor_computes_bfloat16()
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert computes_bfloat16()

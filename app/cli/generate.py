@@ -20,6 +20,7 @@ from app.cli.options import (
     Precision,
     PrecisionOption,
     find_device,
+    find_precision,
     make_folder,
 )
 
@@ -189,7 +190,7 @@ def generate(
     grid: Annotated[bool, typer.Option("--grid", help=f"Also write {GRID}, a row for each label.")] = False,
     overwrite: Overwrite = False,
     device: DeviceOption = Device.auto,
-    dtype: PrecisionOption = Precision.float32,
+    dtype: PrecisionOption = Precision.auto,
     list_labels: Annotated[bool, typer.Option("--labels", help="Print the names that the model knows.")] = False,
     json_report: JsonReport = False,
 ) -> None:
@@ -303,6 +304,7 @@ def _open_pipeline(options: Options) -> Any:
 
     device = find_device(options.device)
     print(f"Generating with {printable(options.model)} on {device}.", file=sys.stderr)
+    options.precision = find_precision(options.precision, device)
     dtype = getattr(torch, options.precision)
     pipeline: Any = DDTPipeline.from_pretrained(options.model, torch_dtype=dtype, vae=options.vae)
     pipeline.scheduler = flow_scheduler(options.solver, pipeline.scheduler.config.get("shift", 1.0))

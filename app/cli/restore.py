@@ -23,6 +23,7 @@ from app.cli.options import (
     PrecisionOption,
     Recursive,
     find_device,
+    find_precision,
     make_folder,
 )
 from app.cli.restore_options import Options, check_network, parse_dials
@@ -340,6 +341,7 @@ def _open_pipeline(options: Options) -> Any:
 
     device = find_device(options.device)
     print(f"Restoring with {printable(options.model)} on {device}.", file=sys.stderr)
+    options.precision = find_precision(options.precision, device)
     dtype = getattr(torch, options.precision)
     pipeline: Any = RestorationPipeline.from_pretrained(options.model, task=options.task, torch_dtype=dtype)
     dial_values(pipeline.dials, options.dials, options.extrapolate)  # of models that were not here to be asked before

@@ -66,7 +66,7 @@ class Settings:
         """Label and seed of every picture."""
         return [(label, self.seed + i) for label in self.labels for i in range(self.count)]
 
-    def embedded(self, label: str, seed: int) -> dict[str, Any]:
+    def embedded(self, label: str, seed: int, dtype: str) -> dict[str, Any]:
         """What is written into a picture, in the words of `genres generate`."""
         return {
             "genres": __version__,
@@ -80,7 +80,7 @@ class Settings:
             "guidance": self.guidance,
             "pag": self.pag,
             "solver": "euler",
-            "dtype": "float32",
+            "dtype": dtype,
         }
 
 
@@ -450,16 +450,16 @@ class GenerateTab(JobTab):
             seconds = time.monotonic() - started
         if job.stopped:
             raise Interrupted
-        return self._save(settings, arrays, folder, seconds)
+        return self._save(settings, str(pipeline.dtype).removeprefix("torch."), arrays, folder, seconds)
 
-    def _save(self, settings: Settings, arrays: list[np.ndarray], folder: Path, seconds: float) -> Made:
+    def _save(self, settings: Settings, dtype: str, arrays: list[np.ndarray], folder: Path, seconds: float) -> Made:
         files, titles = [], []
         for (label, seed), array in zip(settings.wanted, arrays, strict=True):
             path = folder / f"{safe_stem(label)}-{seed}.png"
-            write_image(path, Picture(_bytes(array)), settings=settings.embedded(label, seed))
+            write_image(path, Picture(_bytes(array)), settings=settings.embedded(label, seed, dtype))
             files.append(path)
             titles.append(f"{label}, seed {seed}")
-        embedded = settings.embedded(settings.labels[0], settings.seed) | {"num": settings.count}
+        embedded = settings.embedded(settings.labels[0], settings.seed, dtype) | {"num": settings.count}
         path = write_image(folder / "pictures.png", Picture(sheet(arrays, settings.count)), settings=embedded)
         return Made(files, titles, path, self._how(settings, seconds))
 

@@ -120,11 +120,17 @@ def _generator(title: str, tasks: tuple[str, ...], name: str, folder: Path) -> G
 
 
 def _load(kind: str, name: str) -> Any:
-    import pipelines
+    import torch
 
-    pipeline = getattr(pipelines, kind).from_pretrained(name)
+    import pipelines
+    from genres.runtime import processor_computes_bfloat16
+
+    where = device()
+    short = kind == "DDTPipeline" and where == "cpu" and processor_computes_bfloat16()  # 1.5 times as fast
+    dtype = torch.bfloat16 if short else torch.float32
+    pipeline = getattr(pipelines, kind).from_pretrained(name, torch_dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device())
+    return pipeline.to(where)
 
 
 def device() -> str:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genres.runtime import computes_bfloat16, packed_weight
+from genres.runtime import packed_weight, processor_computes_bfloat16
 
 WORTHWHILE = 2**23  # multiply-adds below which oneDNN takes longer to start than it saves
 
@@ -59,7 +59,7 @@ def _fast(dtype: torch.dtype) -> bool:
     available = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     if not available or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and computes_bfloat16())
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and processor_computes_bfloat16())
 
 
 def _pack(weight: Tensor) -> Tensor:

@@ -258,18 +258,19 @@ class AdaIR(ModelMixin, ConfigMixin):
         if image.shape[-2] % self.size_multiple or image.shape[-1] % self.size_multiple:
             height, width = image.shape[-2:]
             raise ValueError(f"Pad the image of {height}x{width} to sides that are multiples of {self.size_multiple}.")
+        given = image.to(self.embed.weight.dtype)  # the image itself stays as exact as it is
         x = self.embed(
-            F.pixel_unshuffle(image, self.stem) if self.stem > 1 else image
+            F.pixel_unshuffle(given, self.stem) if self.stem > 1 else given
         )  # (B, d, H, W), H and W over stem
         level1 = self.encoder1(x)  # (B, d, H, W)
         level2 = self.encoder2(self.down1(level1))  # (B, 2d, H/2, W/2)
         level3 = self.encoder3(self.down2(level2))  # (B, 4d, H/4, W/4)
         x = self.latent(self.down3(level3))  # (B, 8d, H/8, W/8)
-        x = self.frequency4(image, x) if self.frequency4 else x
+        x = self.frequency4(given, x) if self.frequency4 else x
         x = self.decoder3(self.reduce3(torch.cat([self.up3(x), level3], 1)))  # (B, 4d, H/4, W/4)
-        x = self.frequency3(image, x) if self.frequency3 else x
+        x = self.frequency3(given, x) if self.frequency3 else x
         x = self.decoder2(self.reduce2(torch.cat([self.up2(x), level2], 1)))  # (B, 2d, H/2, W/2)
-        x = self.frequency2(image, x) if self.frequency2 else x
+        x = self.frequency2(given, x) if self.frequency2 else x
         x = self.decoder1(torch.cat([self.up1(x), level1], 1))  # (B, 2d, H, W)
         x = self.output(self.refinement(x))  # (B, out_channels * stem^2, H, W), thrice the channels with a gain
         x = F.pixel_shuffle(x, self.stem) if self.stem > 1 else x

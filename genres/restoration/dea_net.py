@@ -249,8 +249,9 @@ class DEANet(ModelMixin, ConfigMixin):
                 f"Pad the image of {height}x{width} to sides that are multiples of {self.size_multiple} "
                 f"and at least {self.minimum_size}."
             )
+        given = image.to(self.embed.weight.dtype)  # the image itself stays as exact as it is
         x = self.embed(
-            F.pixel_unshuffle(image, self.stem) if self.stem > 1 else image
+            F.pixel_unshuffle(given, self.stem) if self.stem > 1 else given
         )  # (B, b, H, W), H and W over stem
         level2 = F.relu(self.down2(self.encoder1(x)))  # (B, 2b, H/2, W/2)
         level3 = F.relu(self.down3(self.encoder2(self.enter2(level2))))  # (B, 4b, H/4, W/4)

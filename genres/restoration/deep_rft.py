@@ -684,6 +684,7 @@ class DeepRFTv2(ModelMixin, ConfigMixin):
         height, width = image.shape[-2:]
         if height % self.size_multiple or width % self.size_multiple:
             raise ValueError(f"Pad the image of {height}x{width} to sides that are multiples of {self.size_multiple}.")
+        image = image.to(next(self.parameters()).dtype)
         if return_kernel and not self.config["kernel_estimator"]:
             raise ValueError("This network has no kernel estimator that could give a kernel.")
         if all_scales:

@@ -73,7 +73,10 @@ class NAFNet(ModelMixin, ConfigMixin):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        x = F.pad(image, (0, -width % self.size_multiple, 0, -height % self.size_multiple))  # (B, channels, H', W')
+        padding = (0, -width % self.size_multiple, 0, -height % self.size_multiple)
+        x = F.pad(
+            image.to(self.embed.weight.dtype), padding
+        )  # (B, channels, H', W'); the image itself stays as exact as it is
         x = self.embed(F.pixel_unshuffle(x, self.stem) if self.stem > 1 else x)  # (B, C, H', W')
         shortcuts = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):

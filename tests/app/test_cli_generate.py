@@ -32,7 +32,8 @@ def generate(genres, model, tmp_path):
 
 
 def test_pictures_are_what_the_pipeline_gives(generate, model, tmp_path):
-    result = generate("--label", "cat", "-l", "old house", "--seed", 5, "--condition-steps", 2, "--json")
+    chosen = ("--seed", 5, "--condition-steps", 2, "--dtype", "float32")
+    result = generate("--label", "cat", "-l", "old house", *chosen, "--json")
     assert result.code == 0
     assert result.report["counts"] == {"ok": 4, "skipped": 0, "failed": 0, "pending": 0}
     names = ["cat-5.png", "cat-6.png", "old-house-5.png", "old-house-6.png"]
@@ -73,6 +74,15 @@ def test_guidance_is_as_the_model_says_unless_told(genres, model, tmp_path):
     assert np.array_equal(usual, said) and not np.array_equal(usual, none)
     settings = read_settings(tmp_path / "usual/cat-1.png")
     assert (settings["guidance"], settings["pag"]) == (3.5, 1.5)
+
+
+@pytest.mark.parametrize(("has", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_the_number_format_is_what_the_processor_is_fast_with(generate, tmp_path, monkeypatch, has, expected):
+    monkeypatch.setattr("genres.runtime.processor_computes_bfloat16", lambda: has)
+    result = generate("-l", "cat", "--device", "cpu", "--json")
+    assert read_settings(tmp_path / "out/cat-0.png")["dtype"] == expected == result.report["settings"]["dtype"]
+    assert generate("-l", "cat", "--device", "cpu", "--dtype", "float32", "--overwrite").code == 0
+    assert read_settings(tmp_path / "out/cat-0.png")["dtype"] == "float32"
 
 
 def test_the_batch_size_changes_nothing(generate, tmp_path):

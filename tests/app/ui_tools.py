@@ -65,6 +65,10 @@ class SlowGenerator:
 
         return self.pipeline(labels, callback_on_step_end=step_done, **options)
 
+    @property
+    def dtype(self) -> Any:
+        return self.pipeline.dtype
+
 
 @dataclass
 class App:

@@ -21,6 +21,7 @@ import weights
 from genres.media.images import Metadata, Picture
 from genres.restoration.ada_ir import AdaIR
 from genres.restoration.dea_net import DEANet
+from genres.restoration.naf_net import NAFNet
 from pipelines import Interrupted, RestorationPipeline, RestorationPipelineOutput
 from pipelines.memory import bytes_per_pixel, is_out_of_memory
 from pipelines.tiling import cut
@@ -31,6 +32,10 @@ ROOT = Path(__file__).parents[2]
 def tiny_adair(**options) -> AdaIR:
     torch.manual_seed(0)
     return AdaIR(dim=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, **options).eval()
+
+
+def tiny_nafnet() -> NAFNet:
+    return NAFNet(width=8, encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1, 1))
 
 
 def tiny_deanet(**options) -> DEANet:
@@ -330,6 +335,24 @@ def test_half_precision_is_close(build, dtype):
     for half, full in zip(pipe(images).images, single, strict=True):
         error = np.mean((half.astype(float) - full) ** 2)
         assert error == 0 or 10 * np.log10(255**2 / error) > 45
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        tiny_adair,
+        lambda: tiny_deanet(global_residual=True),
+        lambda: NAFNet(width=8, encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1, 1)),
+    ],
+)
+def test_half_precision_keeps_the_tones_of_16_bits(build):
+    """What the network leaves alone is not rounded to the 8 binary digits of its own numbers."""
+    model = build()
+    for parameter in model.output.parameters():
+        torch.nn.init.zeros_(parameter)
+    tones = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64, 1).repeat(3, 2)
+    restored = quiet(model.to(torch.bfloat16))(tones).images[0]
+    np.testing.assert_array_equal(restored, tones)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
