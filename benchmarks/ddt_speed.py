@@ -3,10 +3,11 @@
     python -m benchmarks.ddt_speed [--threads 1] [--repeats 5]
 
 A model of 12 blocks (8 of the encoder), width 384, on latents 32x32 with patches of 2, random weights, one image and
-four. Both ways compute the same numbers; the best of the repeats counts. Then 50 steps with guidance of a model that is
-as deep as the paper's largest, 22 encoder and 6 decoder blocks (width 192, two images 32x32 with patches of 4), whose
-encoder runs at all steps or at 17. Seconds are those of the processor, all threads together, so that other work on the
-machine is not counted. Prints a table and writes benchmarks/results/ddt_speed.json.
+four. Both ways compute the same numbers; the best of the repeats counts. Beside them, on a processor with instructions
+for bfloat16, both ways in that format: the official one in mixed precision, as the authors run it. Then 50 steps with
+guidance of a model that is as deep as the paper's largest, 22 encoder and 6 decoder blocks (width 192, two images 32x32
+with patches of 4), whose encoder runs at all steps or at 17. Seconds are those of the processor, all threads together,
+so that other work on the machine is not counted. Prints a table and writes benchmarks/results/ddt_speed.json.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.official_ddt import OfficialDDT
 from benchmarks.report import processor, write_result
 from genres.generation.ddt import DDTTransformer
-from genres.runtime import fast_inference
+from genres.runtime import fast_inference, processor_computes_bfloat16
 from pipelines import DDTPipeline, flow_scheduler
 
 CONFIG = {"hidden_size": 384, "num_heads": 6, "num_encoder_blocks": 8, "num_decoder_blocks": 4}
@@ -65,20 +67,36 @@ def measure(batch: int, repeats: int) -> dict[str, Any]:
     moment, labels = torch.rand(batch, generator=generator), torch.arange(batch)
     first = model(sample, moment, labels, return_modulations=True)
     expected, condition = official(sample, moment, labels)
-    difference = ((first.sample - expected).abs().max() / expected.abs().max()).item()
+    short = build(CONFIG).bfloat16()
+
+    def official_mixed() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return official(sample, moment, labels)[0]
+
+    def ours_short() -> Tensor:
+        return short(sample.bfloat16(), moment, labels).sample.float()
+
+    def difference(found: Tensor) -> float:
+        return ((found - expected).abs().max() / expected.abs().max()).item()
+
+    calls: dict[str, Callable[[], Any]] = {
+        "official": lambda: official(sample, moment, labels),
+        "ours": lambda: model(sample, moment, labels),
+        "official with a condition": lambda: official(sample, moment, labels, condition),
+        "ours with a condition": lambda: model(sample, moment, None, first.condition, first.modulations),
+    }
+    if processor_computes_bfloat16():
+        calls |= {"official, bfloat16": official_mixed, "ours, bfloat16": ours_short}
     with fast_inference():
-        times = seconds(
-            {
-                "official": lambda: official(sample, moment, labels),
-                "ours": lambda: model(sample, moment, labels),
-                "official with a condition": lambda: official(sample, moment, labels, condition),
-                "ours with a condition": lambda: model(sample, moment, None, first.condition, first.modulations),
-            },
-            repeats,
-        )
-    ratio = times["official"] / times["ours"]
-    share = times["ours with a condition"] / times["ours"]
-    return {"batch": batch, "seconds": times, "ratio": ratio, "share": share, "relative difference": difference}
+        times = seconds(calls, repeats)
+    return {
+        "batch": batch,
+        "seconds": times,
+        "ratio": times["official"] / times["ours"],
+        "share": times["ours with a condition"] / times["ours"],
+        "relative difference": difference(first.sample),
+        "relative difference, bfloat16": {"official": difference(official_mixed()), "ours": difference(ours_short())},
+    }
 
 
 def measure_sharing(repeats: int) -> dict[str, float]:
@@ -113,6 +131,10 @@ def main() -> None:
             f"{row['share']:.2f} of the whole; relative difference {row['relative difference']:.0e}",
             flush=True,
         )
+        if "ours, bfloat16" in row["seconds"]:
+            official, ours = (row["seconds"][f"{way}, bfloat16"] for way in ("official", "ours"))
+            off = row["relative difference, bfloat16"]["ours"]
+            print(f"  in bfloat16: official {official:.3f} s, ours {ours:.3f} s, relative difference {off:.0e}")
     shared = measure_sharing(options.repeats)
     for name, value in shared.items():
         print(f"22:6, {STEPS} steps, {name}: {value:.2f} s, {shared['no sharing'] / value:.2f} x", flush=True)

@@ -4,11 +4,11 @@
 
 For 50 and 20 steps: no sharing; the paper's uniform sharing and sharing by dynamic programming at a third of the
 steps, and ours that continues the self-conditions linearly; the FirstBlockCache and TaylorSeer of diffusers, two
-settings each. Same labels, same seeds (sample i has seed i), batches of 50. Time is that of the processor per picture,
-all threads together, one run each, without the measurement of similarities. The distance to the unshared samples is the
-mean over pictures of the root mean square difference of pixels in [0, 1]; that to the data is the Frechet distance to
-the held-out pictures in the features of `picture_classifier`. Prints a table and writes
-benchmarks/results/generation_sharing_NAME.json.
+settings each; without guidance by perturbed attention. Same labels, same seeds (sample i has seed i), batches of 50.
+Time is that of the processor per picture, all threads together, one run each, without the measurement of similarities.
+The distance to the unshared samples is the mean over pictures of the root mean square difference of pixels in [0, 1];
+that to the data is the Frechet distance to the held-out pictures in the features of `picture_classifier`. Prints a
+table and writes benchmarks/results/generation_sharing_NAME.json.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def main() -> None:
     generate(pipe, labels[:8], num_inference_steps=2)  # warm-up
     rows = []
     for steps, shared in STEPS.items():
-        common = {"num_inference_steps": steps, "guidance_scale": options.guidance}
-        pipe.calibrate(steps, options.guidance)
+        common = {"num_inference_steps": steps, "guidance_scale": options.guidance, "pag_scale": 0.0}
+        pipe.calibrate(steps, options.guidance, pag_scale=0.0)
         ways: dict[str, tuple[dict[str, Any], Any]] = {
             "no sharing": ({"sharing": None}, None),
             f"uniform, {shared} of {steps}": ({"sharing": "uniform", "condition_steps": shared}, None),

@@ -270,11 +270,11 @@ GENERATION = """
 `python -m benchmarks.generation_quality MODEL` makes samples with guidance, lets a classifier name them that was
 trained on the training pictures alone, of emoji in three styles (`benchmarks/picture_classifier.py`), and takes the
 Frechet distance in its 128 features to the held-out pictures. That is no FID: it compares models of one collection
-alone. Nearest: root mean square difference of pixels in [0, 1] to the nearest training picture; much less than that of
-held-out pictures would mean copies.
+alone. PAG: scale of guidance by perturbed attention. Nearest: root mean square difference of pixels in [0, 1] to the
+nearest training picture; much less than that of held-out pictures would mean copies.
 
-| model | samples | steps | guidance | classifier | named as asked | Frechet | of training | nearest | of held-out |
-|---|---|---|---|---|---|---|---|---|---|
+| model | samples | steps | guidance | PAG | classifier | named as asked | Frechet | of training | nearest | held-out |
+|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 SHARING = """
@@ -309,8 +309,10 @@ DDT_SPEED = """
 
 `python -m benchmarks.ddt_speed`: 8 encoder and 4 decoder blocks, width 384, latents 32x32, random weights; our modules
 against the order of operations of the authors' code (`benchmarks/official_ddt.py`), and with a condition given. Seconds
-of the processor. Matrix products take most of the time either way, so one forward gains nothing; what saves work is the
-given condition. {processor}, threads: {threads}, torch {torch}.
+of the processor. Matrix products take three quarters of the time, and are about as fast as the processor can multiply:
+a forward gains little in float32; what saves work is the given condition, and bfloat16 where the processor has
+instructions for it (the authors' way in mixed precision, as they run it; the difference is to float32).
+{processor}, threads: {threads}, torch {torch}.
 
 | images | official | ours | ratio | ours with a condition | share of a whole one | relative difference |
 |---|---|---|---|---|---|---|
@@ -379,6 +381,7 @@ def generation_rows(path: Path) -> str:
     row = json.loads(path.read_text())
     return (
         f"| {row['model']} | {row['samples']} | {row['steps']} | {row['guidance']:g} "
+        f"| {row['pag']:g} "
         f"| {row['classifier accuracy on held-out pictures']:.1%} | {row['named as asked']:.1%} "
         f"| {row['Frechet distance to held-out pictures']:.2f} | {row['the same of the training pictures']:.2f} "
         f"| {row['nearest training picture, mean']:.3f} | {row['the same of held-out pictures, mean']:.3f} |\n"
@@ -417,6 +420,12 @@ def ddt_speed_table(path: Path) -> str:
             f"| {row['batch']} | {times['official']:.3f} s | {times['ours']:.3f} s | {row['ratio']:.2f} "
             f"| {times['ours with a condition']:.3f} s | {row['share']:.2f} | {row['relative difference']:.0e} |\n"
         )
+        if "ours, bfloat16" in times:
+            official, ours = times["official, bfloat16"], times["ours, bfloat16"]
+            lines.append(
+                f"| {row['batch']}, bfloat16 | {official:.3f} s | {ours:.3f} s | {official / ours:.2f} | | "
+                f"| {row['relative difference, bfloat16']['ours']:.0e} |\n"
+            )
     lines.append(DDT_SHARING)
     for way, value in content["sharing"].items():
         lines.append(f"| {way} | {value:.2f} s | {content['sharing']['no sharing'] / value:.2f} |\n")
