@@ -42,6 +42,8 @@ class GenerationRecipe(RunRecipe):
     _: KW_ONLY
     label_dropout: float = 0.1
     time_shift: float = 1.0  # of the drawn times towards noise, as of the schedulers; larger pictures need more
+    guidance_scale: float = 2.0  # with which the pipeline is called unless a call says otherwise
+    pag_scale: float = 0.0  # the same, of guidance by perturbed attention
     align: dict[str, Any] = field(default_factory=dict)  # encoder, block, weight, size: see `Alignment`
 
     @property
@@ -59,6 +61,8 @@ class GenerationRecipe(RunRecipe):
             raise ValueError(f"align has encoder, block, weight and size, not {', '.join(sorted(unknown))}.")
         if self.time_shift <= 0:
             raise ValueError(f"time_shift is larger than 0, not {self.time_shift}.")
+        if min(self.guidance_scale, self.pag_scale) < 0:
+            raise ValueError("guidance_scale and pag_scale are 0 or more.")
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout is in [0, 1], not {self.label_dropout}.")
 
@@ -264,19 +268,21 @@ class GenerationTask:
         prefix = "transformer."
         state = {key.removeprefix(prefix): v for key, v in average.shadow.items() if key.startswith(prefix)}
         transformer.load_state_dict(state)
-        return save_pipeline(transformer.half(), self.pictures.names, int(self.recipe.pictures["size"]), folder)
+        return save_pipeline(transformer.half(), self.pictures.names, self.recipe, folder)
 
 
-def save_pipeline(transformer: DDTTransformer, names: list[str], size: int, folder: Path) -> Path:
-    """Write network, scheduler and names of the labels as the folder of a `DDTPipeline`."""
+def save_pipeline(transformer: DDTTransformer, names: list[str], recipe: GenerationRecipe, folder: Path) -> Path:
+    """Write network, scheduler, names of the labels and scales of guidance as the folder of a `DDTPipeline`."""
     transformer.save_pretrained(folder / "transformer")
     scheduler: Any = FlowMatchEulerDiscreteScheduler()
     scheduler.save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "DDTPipeline",
         "_diffusers_version": diffusers_version,
+        "guidance_scale": recipe.guidance_scale,
         "id2label": {str(label): name for label, name in enumerate(names)},
-        "sample_size": size,
+        "pag_scale": recipe.pag_scale,
+        "sample_size": int(recipe.pictures["size"]),
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
         "transformer": [DDTTransformer.__module__, DDTTransformer.__name__],
         "vae": [None, None],

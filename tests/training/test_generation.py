@@ -78,12 +78,14 @@ def test_accumulated_batches_are_one_large_batch(folder, tmp_path):
 
 
 def test_training_tells_the_labels_apart(folder, tmp_path):
-    plan = recipe(folder, batch=16, length=100, warmup=10, learning_rate=5e-3, ema=0.9, checkpoint_steps=1000)
+    settings = {"warmup": 10, "learning_rate": 5e-3, "ema": 0.9, "checkpoint_steps": 1000, "pag_scale": 0.5}
+    plan = recipe(folder, batch=16, length=100, **settings)
     entries = []
     pipe = DDTPipeline.from_pretrained(train(plan, tmp_path, entries.append))
     pipe.set_progress_bar_config(disable=True)
     assert entries[-1]["loss"] < entries[0]["loss"]
     assert pipe.labels == {"bright": 0, "dark": 1} and pipe.config["sample_size"] == 16
+    assert pipe.config["guidance_scale"] == 2.0 and pipe.config["pag_scale"] == 0.5
     generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
     images = pipe(["bright", "dark"] * 2, num_inference_steps=10, generator=generators, output_type="pt").images
     assert images[::2].mean() > images[1::2].mean() + 0.15
