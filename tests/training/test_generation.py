@@ -173,6 +173,7 @@ def test_a_run_starts_from_trained_weights(folder, tmp_path):
         ("pictures: {source: mnist, size: 32, colour: red}", "not colour"),
         ("pictures: {source: mnist, size: 32}\nalign: {depth: 4}", "not depth"),
         ("pictures: {source: mnist, size: 32}\nlabel_dropout: 2", "label_dropout is in"),
+        ("pictures: {source: mnist, size: 32}\npag_scale: -1", "pag_scale are 0 or more"),
         ("pictures: {source: mnist, size: 32}\noptimizer: sgd", "optimizer 'sgd'"),
         ("pictures: {source: mnist, size: 32}\ntasks: {denoise: 1}", "unknown fields: tasks"),
     ],
