@@ -1,6 +1,7 @@
 """Quality of the embedded restoration models on photographs that they were not trained on.
 
     python -m benchmarks.restoration_quality [--images FOLDER] [--every N] [--name NAME] [--models M...] [--sets S...]
+        [--dtype float32]
 
 Without `--images` the photographs are the ten held out from the training set, fetched with it. Each photograph, at most
 768 pixels on its long side, is degraded with a fixed seed, rounded to 8 bits, restored by `RestorationPipeline`,
@@ -135,16 +136,17 @@ def held_out_pairs(degrade: Callable[[Tensor, Generator], Tensor], side: int) ->
     return pairs
 
 
-def load(name: str) -> RestorationPipeline:
+def load(name: str, dtype: str = "float32") -> RestorationPipeline:
     """The pipeline of an embedded model, or the one that is told nothing."""
-    pipeline = RestorationPipeline.from_pretrained(None if name == BY_ITSELF else name)
+    model = None if name == BY_ITSELF else name
+    pipeline = RestorationPipeline.from_pretrained(model, torch_dtype=getattr(torch, dtype))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def measure(paths: list[Path], models: list[str], sets: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure(paths: list[Path], models: list[str], sets: list[str], dtype: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Mean PSNR per degradation of the input and of every model that does the task; and how often which was chosen."""
-    pipelines = {name: load(name) for name in models}
+    pipelines = {name: load(name, dtype) for name in models}
     table: dict[str, dict[str, float]] = {}
     choices: dict[str, Counter[str]] = {}
     for label in sets:
@@ -173,11 +175,12 @@ def main() -> None:
     parser.add_argument("--name", default="held_out")
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS), metavar="SET")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     options = parser.parse_args()
     paths = photographs(options.images, options.every)
-    table, choices = measure(paths, options.models, options.sets)
+    table, choices = measure(paths, options.models, options.sets, options.dtype)
     rounded = {k: {n: round(v, 3) for n, v in row.items()} for k, row in table.items()}
-    content = {"images": len(paths), "psnr": rounded, "chosen": choices}
+    content = {"images": len(paths), "dtype": options.dtype, "psnr": rounded, "chosen": choices}
     write_result(f"restoration_quality_{options.name}", content)
     assert all(math.isfinite(v) for row in table.values() for v in row.values())
 

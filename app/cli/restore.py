@@ -110,7 +110,7 @@ def restore(
     suffix: Annotated[str, typer.Option(help="Added to the name: `photo.jpg` gives `photo<SUFFIX>.jpg`.")] = "",
     overwrite: Overwrite = False,
     device: DeviceOption = Device.auto,
-    dtype: PrecisionOption = Precision.float32,
+    dtype: PrecisionOption = Precision.auto,
     recursive: Recursive = True,
     reference: Annotated[
         Path | None,

@@ -16,7 +16,7 @@ import numpy as np
 from app.ui import look
 from app.ui.files import new_folder, safe_stem, uploaded
 from app.ui.jobs import Job, Throttle, stream
-from app.ui.models import Generator, Shelf
+from app.ui.models import Generator, Shelf, number_format
 from app.ui.tabs import QUICK, Failure, JobTab, Progress, facts_html, failure, progress_html, status_html
 from genres import __version__
 from genres.media.images import ImageError, Picture, read_settings, write_image
@@ -450,7 +450,7 @@ class GenerateTab(JobTab):
             seconds = time.monotonic() - started
         if job.stopped:
             raise Interrupted
-        return self._save(settings, str(pipeline.dtype).removeprefix("torch."), arrays, folder, seconds)
+        return self._save(settings, number_format(pipeline), arrays, folder, seconds)
 
     def _save(self, settings: Settings, dtype: str, arrays: list[np.ndarray], folder: Path, seconds: float) -> Made:
         files, titles = [], []

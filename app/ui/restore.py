@@ -19,7 +19,7 @@ from app.ui import look
 from app.ui.dials import Dials, said
 from app.ui.files import THUMBNAIL_SIDE, data_uri, new_folder, safe_stem, save_preview, uploaded
 from app.ui.jobs import Job, Throttle, stream
-from app.ui.models import Shelf
+from app.ui.models import Shelf, number_format
 from app.ui.quality import measure
 from app.ui.tabs import QUICK, Failure, JobTab, Progress, facts_html, failure, figure_html, progress_html, status_html
 from genres import __version__
@@ -65,12 +65,12 @@ class Settings:
     overlap: int
     dials: dict[str, float] | None = None
 
-    def embedded(self, source: Path) -> dict[str, Any]:
+    def embedded(self, source: Path, dtype: str) -> dict[str, Any]:
         """What is written into a result, in the words of `genres restore`."""
         chosen = asdict(self)
         if self.dials is None:
             del chosen["dials"]
-        return {"genres": __version__, "work": "restore", **chosen, "dtype": "float32", "source": source.name}
+        return {"genres": __version__, "work": "restore", **chosen, "dtype": dtype, "source": source.name}
 
 
 @dataclass(frozen=True)
@@ -516,7 +516,8 @@ class RestoreTab(JobTab):
         report(Progress(f"{place}saving …"))
         (chosen,) = output.chosen or ["auto"]
         how = self._how(output.images[0], settings, chosen, seconds)
-        made = self._save(source, picture, output.images[0], settings, reference, how)
+        embedded = settings.embedded(source, number_format(pipeline))
+        made = self._save(source, picture, output.images[0], embedded, reference, how)
         if chosen != "auto":
             from pipelines.diagnosis import FOUND
 
@@ -528,14 +529,14 @@ class RestoreTab(JobTab):
         source: Path,
         picture: Picture,
         restored: Picture,
-        settings: Settings,
+        embedded: dict[str, Any],
         reference: str | None,
         how: str,
     ) -> Made:
         folder = new_folder()
         suffix = ".tiff" if restored.pixels.dtype.kind == "f" else ".png"  # PNG has no floating point
         result = folder / f"{safe_stem(source.name)}-restored{suffix}"
-        write_image(result, restored, settings=settings.embedded(source))
+        write_image(result, restored, settings=embedded)
         save_preview(picture, folder / "before.png")
         reduced = save_preview(restored, folder / "after.png")
         save_preview(restored, folder / "thumbnail.png", THUMBNAIL_SIDE)

@@ -55,7 +55,7 @@ def test_tree_and_formats_are_kept(genres, fake, folder):
 
 
 def test_options_reach_the_pipeline_and_the_result(genres, fake, folder):
-    options = ["--task", "dehaze", "--strength", "0.5", "--tile", "128", "--overlap", "16"]
+    options = ["--task", "dehaze", "--strength", "0.5", "--tile", "128", "--overlap", "16", "--dtype", "float32"]
     assert genres("restore", folder / "in/a.png", "-o", folder / "out", *options).code == 0
     without = {"dials": None, "extrapolate": False, "return_kernel": False}
     assert fake.calls == [{"task": "dehaze", "strength": 0.5, "tile": 128, "overlap": 16} | without]

@@ -48,6 +48,10 @@ class SlowPipeline:
             with self.lock:
                 self.running -= 1
 
+    @property
+    def dtype(self) -> Any:
+        return self.pipeline.dtype
+
 
 @dataclass
 class SlowGenerator:
