@@ -46,7 +46,8 @@ def unboxed(text):
 def test_a_dial_reaches_the_network_and_the_result(genres, tunable, photo, tmp_path):
     from pipelines import RestorationPipeline
 
-    result = genres("restore", photo, "-o", tmp_path / "out", "--model", tunable, "--dial", "detail=0.3", "--dtype", "float32", "--json")
+    options = ("--model", tunable, "--dial", "detail=0.3", "--dtype", "float32", "--json")
+    result = genres("restore", photo, "-o", tmp_path / "out", *options)
     assert result.code == 0
     dials = {"denoise": 0.7, "detail": 0.3}
     assert result.report["settings"]["dials"] == read_settings(tmp_path / "out/a.png")["dials"] == dials
