@@ -20,7 +20,8 @@ Every figure on this page is written by `python -m benchmarks.write_results` fro
 `python -m benchmarks.restoration_quality` degrades photographs with fixed seeds, restores them through
 `RestorationPipeline`, and gives the mean RGB PSNR in dB of 8-bit images. The degradations are described in that file:
 rain is that of the training distribution, low light and blur come with 1 % noise. "nothing" is the clean photograph
-itself, where 100 stands for an equal image.
+itself, where 100 stands for an equal image. All is computed in float32, but for the table that says bfloat16, in which
+command and app compute on a processor with instructions for it.
 
 "noise 25, JPEG" is noise of sigma 25 in a JPEG file of quality 90, as most noisy photographs are; "defocus" is a disk
 with a radius of 3 pixels. For all 68 images of CBSD68 with noise of 15, 25 and 50 the FFDNet paper (arXiv 1710.04026)

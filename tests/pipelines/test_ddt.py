@@ -149,6 +149,9 @@ def test_similarities_are_measured_once_for_what_they_depend_on(pipe, monkeypatc
     pipe.scheduler = flow_scheduler("unipc")
     draw(pipe, condition_steps=3)
     assert len(counted) == 8
+    pipe.to(torch.bfloat16)
+    draw(pipe, condition_steps=3)
+    assert len(counted) == 8
     pipe.transformer.condition_encoder.blocks[0].norm1.weight.data.mul_(1.5)
     draw(pipe, condition_steps=3)
     assert len(counted) == 9

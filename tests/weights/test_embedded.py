@@ -1,4 +1,4 @@
-"""The embedded restoration networks do what their titles say, on photographs that they were not trained on."""
+"""The embedded networks do what their titles say, on photographs that they were not trained on, and without delay."""
 
 import math
 from pathlib import Path
@@ -11,7 +11,7 @@ from torchvision.transforms.functional import to_tensor
 import app.ui
 from genres.metrics import psnr
 from genres.restoration import degradations
-from pipelines import RestorationPipeline
+from pipelines import DDTPipeline, RestorationPipeline
 
 EXAMPLE = Path(app.ui.__file__).parent / "examples" / "haze.jpg"  # any photograph will do: noise and blur come on top
 
@@ -78,3 +78,12 @@ def test_the_kernel_that_it_draws_lies_along_the_blur(clean, degrees):
     across = (x * math.sin(math.radians(degrees)) - y * math.cos(math.radians(degrees))).square()
     along = (x * math.cos(math.radians(degrees)) + y * math.sin(math.radians(degrees))).square()
     assert (part * along).sum() > 2 * (part * across).sum()
+
+
+@pytest.mark.parametrize("name", ["ddt-emoji", "ddt-digits"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_generators_need_no_measurement_to_share_work_with_their_own_settings(name, dtype, monkeypatch):
+    monkeypatch.setattr(DDTPipeline, "_measure", lambda *given: pytest.fail("the similarities are not there"))
+    pipe = DDTPipeline.from_pretrained(name, torch_dtype=dtype)
+    for steps in (20, 50):
+        assert pipe.calibrate(steps).shape == (steps, steps)
