@@ -364,10 +364,8 @@ class DDTPipeline(DiffusionPipeline):
         Raises:
             Interrupted: `interrupt` was called.
         """
-        guidance = {
-            **dict(zip(("guidance_scale", "pag_scale"), self._scales(guidance_scale, pag_scale), strict=True)),
-            "guidance_interval": guidance_interval,
-        }
+        guidance_scale, pag_scale = self._scales(guidance_scale, pag_scale)
+        guidance = {"guidance_scale": guidance_scale, "guidance_interval": guidance_interval, "pag_scale": pag_scale}
         scheduler = copy.deepcopy(self.scheduler)
         self._set_timesteps(scheduler, num_inference_steps, last_step)
         shape = self._shape(height, width)

@@ -348,19 +348,8 @@ def write_grid(options: Options, requests: Sequence[Request]) -> Path:
 
 def _report(options: Options, outcome: "Outcome") -> dict[str, Any]:
     """The object that --json prints."""
-    names = (
-        "num",
-        "seed",
-        "steps",
-        "condition_steps",
-        "sharing",
-        "guidance",
-        "pag",
-        "solver",
-        "batch",
-        "vae",
-        "device",
-    )
+    shown = ("steps", "condition_steps", "sharing", "guidance", "pag", "solver")
+    names = ("num", "seed", *shown, "batch", "vae", "device")
     return {
         "command": "generate",
         "genres": options.version,

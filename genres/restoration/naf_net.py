@@ -73,10 +73,8 @@ class NAFNet(ModelMixin, ConfigMixin):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        padding = (0, -width % self.size_multiple, 0, -height % self.size_multiple)
-        x = F.pad(
-            image.to(self.embed.weight.dtype), padding
-        )  # (B, channels, H', W'); the image itself stays as exact as it is
+        given = image.to(self.embed.weight.dtype)  # the image itself stays as exact as it is
+        x = F.pad(given, (0, -width % self.size_multiple, 0, -height % self.size_multiple))  # (B, channels, H', W')
         x = self.embed(F.pixel_unshuffle(x, self.stem) if self.stem > 1 else x)  # (B, C, H', W')
         shortcuts = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
