@@ -27,7 +27,8 @@ from app.cli.options import (
 if TYPE_CHECKING:
     from app.cli.batch import Item, Outcome, Step, Work
 
-COMPARED = ("model", "label", "seed", "steps", "condition_steps", "sharing", "guidance", "pag", "solver")
+SAMPLING = ("steps", "condition_steps", "sharing", "guidance", "pag", "solver")
+COMPARED = ("model", "label", "seed", *SAMPLING)
 STEM_LENGTH = 48
 GRID = "grid.png"
 
@@ -68,8 +69,7 @@ class Options:
 
     def settings(self, label: str, seed: int) -> dict[str, Any]:
         """What is embedded in a picture."""
-        names = ("steps", "condition_steps", "sharing", "guidance", "pag", "solver")
-        chosen = {name: getattr(self, name) for name in names}
+        chosen = {name: getattr(self, name) for name in SAMPLING}
         if self.condition_steps is None:
             chosen["sharing"] = Sharing.none.value
         known = {"genres": self.version, "work": "generate", "model": Path(self.model).name}
@@ -348,8 +348,7 @@ def write_grid(options: Options, requests: Sequence[Request]) -> Path:
 
 def _report(options: Options, outcome: "Outcome") -> dict[str, Any]:
     """The object that --json prints."""
-    shown = ("steps", "condition_steps", "sharing", "guidance", "pag", "solver")
-    names = ("num", "seed", *shown, "batch", "vae", "device")
+    names = ("num", "seed", *SAMPLING, "batch", "vae", "device")
     return {
         "command": "generate",
         "genres": options.version,

@@ -65,11 +65,9 @@ def find_device(name: str, automatic: tuple[str, ...] = ("cuda", "mps")) -> str:
 
 def find_precision(name: str, device: str) -> str:
     """The dtype of PyTorch that an option means on a device."""
-    from genres.runtime import processor_computes_bfloat16
+    from genres.runtime import fast_dtype
 
-    if name != Precision.auto:
-        return name
-    return Precision.bfloat16 if device == "cpu" and processor_computes_bfloat16() else Precision.float32
+    return str(fast_dtype(device)).removeprefix("torch.") if name == Precision.auto else name
 
 
 def make_folder(folder: Path) -> None:

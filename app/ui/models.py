@@ -120,14 +120,11 @@ def _generator(title: str, tasks: tuple[str, ...], name: str, folder: Path) -> G
 
 
 def _load(kind: str, name: str) -> Any:
-    import torch
-
     import pipelines
-    from genres.runtime import processor_computes_bfloat16
+    from genres.runtime import fast_dtype
 
     where = device()
-    dtype = torch.bfloat16 if where == "cpu" and processor_computes_bfloat16() else torch.float32
-    pipeline = getattr(pipelines, kind).from_pretrained(name, torch_dtype=dtype)
+    pipeline = getattr(pipelines, kind).from_pretrained(name, torch_dtype=fast_dtype(where))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(where)
 
