@@ -209,6 +209,7 @@ def attempt(path: Path, partial: bool, decode: Decode = decode_file) -> Outcome:
     """Decodes a file in a fork of this process, which must run no other threads, within the limits."""
     readable, writable = os.pipe()
     start = time.monotonic()
+    held = _pages(1)
     child = os.fork()
     if child == 0:
         os.close(readable)
@@ -236,12 +237,18 @@ def attempt(path: Path, partial: bool, decode: Decode = decode_file) -> Outcome:
         code = os.WEXITSTATUS(status)
         what = OUTCOMES[code] if code < len(OUTCOMES) else f"exit status {code}"
     seconds = usage.ru_utime + usage.ru_stime
-    return Outcome(what, seconds, usage.ru_maxrss * 1024, message.decode(errors="replace"))
+    memory = max(0, usage.ru_maxrss * 1024 - held)  # on top of what this process, forked, has handed down
+    return Outcome(what, seconds, memory, message.decode(errors="replace"))
+
+
+def _pages(field: int) -> int:
+    """Bytes of this process: 0 mapped, 1 resident."""
+    return int(Path("/proc/self/statm").read_text().split()[field]) * resource.getpagesize()
 
 
 def _decode_in_child(path: Path, partial: bool, decode: Decode, writable: int) -> int:
     try:
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        size = _pages(0)
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
         resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))  # on top of what the imports map
         return PARTIAL if decode(path, partial) else DECODED
